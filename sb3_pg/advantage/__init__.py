@@ -1,0 +1,1 @@
+"""Arrays in, advantages and value targets out: pure NumPy, no network, no environment."""

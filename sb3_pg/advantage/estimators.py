@@ -1,0 +1,290 @@
+r"""What stands for :math:`\Psi_t` in the policy gradient, one function each.
+
+.. math:: \nabla J(\theta) = E\Big[\sum_t \Psi_t\, \nabla_\theta \log \pi_\theta(a_t | s_t)\Big]
+
+(Schulman et al. 2016, eq. 1, arXiv:1506.02438, lists the choices of :math:`\Psi_t`.)
+
+Every estimator takes :class:`Trajectories` and returns an array of shape ``(n_steps, n_envs)``. They subtract
+``values``; without a critic ``values`` and ``next_values`` are nought, and what is left is the plain return.
+A new estimator is one function and one line in :data:`ESTIMATORS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating[Any]]
+
+# Up to this many environments, a loop over Python floats beats one NumPy call per time step (measured: 2048 x 1
+# takes 0.2 ms instead of 4.8 ms); short rollouts gain nothing from it and keep float32 rounding step by step.
+_COLUMNS_IN_PYTHON = 8
+_ROWS_IN_PYTHON = 32
+
+
+@dataclass
+class Trajectories:
+    """Raw experience of ``n_envs`` environments over ``n_steps`` steps, every array of shape ``(n_steps, n_envs)``.
+
+    :param rewards: reward after step t, as the environment (or its reward wrapper) gave it; no bootstrap value inside
+    :param dones: True where the episode ended after step t, by termination or by truncation
+    :param values: V(s_t) of the critic; nought without a critic
+    :param next_values: the value that stands for everything after step t: V(s_{t+1}) inside an episode and at the
+        rollout's cut end, V(terminal observation) where a time limit is bootstrapped, nought at a terminal state
+    :param times: number of steps since the episode began (0 for its first step); counted from ``dones``, as if
+        every environment began an episode at the first row, when not given
+    :param valid: False for steps that are not part of the batch (after an environment's last whole episode, or
+        discarded); all True when not given
+    :param q_values: Q(s_t, a_t) of a Q critic, for the estimators that use one
+    :raises ValueError: when an array has another shape than ``rewards``, or there is no step at all
+    """
+
+    rewards: Array
+    dones: NDArray[np.bool_]
+    values: Array = None  # type: ignore[assignment]
+    next_values: Array = None  # type: ignore[assignment]
+    times: NDArray[np.integer[Any]] = None  # type: ignore[assignment]
+    valid: NDArray[np.bool_] = None  # type: ignore[assignment]
+    q_values: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in what was left out and check that all shapes agree."""
+        shape = self.rewards.shape
+        if len(shape) != 2 or 0 in shape:
+            raise ValueError(
+                f"rewards has shape {shape}; expected (n_steps, n_envs) with at least one step and environment"
+            )
+        self.values = np.zeros_like(self.rewards) if self.values is None else self.values
+        self.next_values = np.zeros_like(self.rewards) if self.next_values is None else self.next_values
+        for name in ("dones", "values", "next_values", "times", "valid", "q_values"):
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}; expected the shape of rewards, {shape}")
+        self.valid = np.ones(shape, dtype=bool) if self.valid is None else self.valid
+        self.times = times_in_episode(self.dones) if self.times is None else self.times
+
+
+class Estimator(Protocol):
+    """The signature of every estimator, ours or a user's."""
+
+    def __call__(self, trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Array:
+        """Return Psi_t, shape ``(n_steps, n_envs)``."""
+        ...
+
+
+def times_in_episode(
+    dones: NDArray[np.bool_], first_times: NDArray[np.integer[Any]] | None = None
+) -> NDArray[np.int64]:
+    """Steps since the episode began, for every step.
+
+    :param dones: True where the episode ended after step t, shape ``(n_steps, n_envs)``
+    :param first_times: the count at the first row, shape ``(n_envs,)``; nought when not given
+    :return: shape ``(n_steps, n_envs)``
+    """
+    n_steps, n_envs = dones.shape
+    rows = np.arange(n_steps)[:, None]
+    begins = np.zeros((n_steps, n_envs), dtype=bool)
+    begins[1:] = dones[:-1]
+    start = np.where(begins, rows, -np.inf)
+    start[0] = 0 if first_times is None else -first_times
+    return (rows - np.maximum.accumulate(start, axis=0)).astype(np.int64)
+
+
+def discounted_sums(terms: Array, discount: float, dones: NDArray[np.bool_]) -> Array:
+    r"""Discounted sums to the end of the episode; the one backward recursion of this library.
+
+    .. math:: y_t = x_t + c\,(1 - d_t)\, y_{t+1}, \qquad y_T = 0
+
+    :param terms: x, shape ``(n_steps, n_envs)``
+    :param discount: c
+    :param dones: d, True where the episode ended after step t: nothing passes from a later episode to an earlier one
+    :return: y, same shape and dtype as ``terms``
+    """
+    n_steps, n_envs = terms.shape
+    sums = np.empty_like(terms)
+    if n_envs <= _COLUMNS_IN_PYTHON and n_steps >= _ROWS_IN_PYTHON:
+        for column in range(n_envs):
+            total, backwards = 0.0, []
+            for term, done in zip(terms[::-1, column].tolist(), dones[::-1, column].tolist(), strict=True):
+                total = term if done else term + discount * total
+                backwards.append(total)
+            sums[::-1, column] = backwards
+        return sums
+    continues = (~dones).astype(terms.dtype)
+    row = np.zeros_like(terms[0])
+    for step in range(n_steps - 1, -1, -1):
+        row = terms[step] + discount * continues[step] * row
+        sums[step] = row
+    return sums
+
+
+def td_residual(trajectories: Trajectories, *, gamma: float, **_: float) -> Array:
+    r"""One-step temporal difference.
+
+    .. math:: \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)
+
+    Unbiased for the advantage only with the true V. Source: Schulman et al. 2016, eq. 10, arXiv:1506.02438.
+    """
+    return trajectories.rewards + gamma * trajectories.next_values - trajectories.values
+
+
+def gae(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Array:
+    r"""Generalized advantage estimation.
+
+    .. math:: A_t = \delta_t + \gamma\lambda\,(1 - d_t)\, A_{t+1}
+
+    ``gae_lambda=0`` is the TD residual (least variance, biased unless V is right), ``gae_lambda=1`` the reward-to-go
+    minus V (no bias from V, most variance). Source: Schulman et al. 2016, eq. 16 to 18, arXiv:1506.02438.
+    """
+    return discounted_sums(td_residual(trajectories, gamma=gamma), gamma * gae_lambda, trajectories.dones)
+
+
+def n_step(trajectories: Trajectories, *, gamma: float, n: int, **_: float) -> Array:
+    r"""Advantage from n rewards and the value of the state after them.
+
+    .. math:: A_t^{(n)} = \sum_{i=0}^{n-1} \gamma^i \delta_{t+i}
+              = \sum_{i=0}^{n-1} \gamma^i r_{t+i} + \gamma^n V(s_{t+n}) - V(s_t)
+
+    The sum stops earlier where the episode or the rollout ends. Source: Schulman et al. 2016, eq. 14,
+    arXiv:1506.02438; Sutton and Barto 2018, eq. 7.1.
+
+    :param n: number of rewards, at least 1
+    """
+    residuals = td_residual(trajectories, gamma=gamma)
+    continues = ~trajectories.dones[:-1]
+    advantages = residuals.copy()
+    for _step in range(n - 1):
+        longer = residuals.copy()
+        longer[:-1] += np.where(continues, gamma * advantages[1:], 0)
+        advantages = longer
+    return advantages
+
+
+def reward_to_go(trajectories: Trajectories, *, gamma: float, **_: float) -> Array:
+    r"""Discounted return from step t on, minus V(s_t).
+
+    .. math:: G_t = r_t + \gamma\,(d_t\, V(s_{t+1}) + (1 - d_t)\, G_{t+1})
+
+    V stands in where the episode is cut by a time limit or by the rollout's end. An action is not credited with what
+    happened before it (Sutton and Barto 2018, sec. 13.3; Williams 1992, REINFORCE).
+    """
+    return _returns(trajectories, gamma) - trajectories.values
+
+
+def total_return(trajectories: Trajectories, *, gamma: float, **_: float) -> Array:
+    r"""Discounted return of the whole episode, the same for each of its steps, minus V(s_t).
+
+    .. math:: R(\tau) = \sum_{t'=0}^{T-1} \gamma^{t'} r_{t'}
+
+    The first form of the policy gradient, of highest variance: it still holds the rewards before the action. Needs
+    whole episodes. Source: Schulman et al. 2016, eq. 1, choice 1, arXiv:1506.02438.
+    """
+    returns = _returns(trajectories, gamma)
+    rows = np.arange(len(returns))[:, None]
+    first_rows = np.maximum(rows - trajectories.times, 0)
+    return np.take_along_axis(returns, first_rows, axis=0) - trajectories.values
+
+
+def q_value(trajectories: Trajectories, **_: float) -> Array:
+    r"""Value of the action by a Q critic: the Q actor-critic.
+
+    .. math:: \Psi_t = Q(s_t, a_t)
+
+    Source: Sutton et al. 2000, theorem 1 (policy gradient theorem); Schulman et al. 2016, eq. 1, choice 4.
+    """
+    if trajectories.q_values is None:
+        raise ValueError("q_values is None; estimators 'q' and 'q_minus_v' need the values of a Q critic")
+    return trajectories.q_values
+
+
+def q_minus_v(trajectories: Trajectories, **_: float) -> Array:
+    r"""Advantage from two critics.
+
+    .. math:: A_t = Q(s_t, a_t) - V(s_t)
+
+    Source: Schulman et al. 2016, eq. 1, choice 5, arXiv:1506.02438.
+    """
+    return q_value(trajectories) - trajectories.values
+
+
+def lambda_returns(trajectories: Trajectories, *, gamma: float, gae_lambda: float) -> Array:
+    r"""TD(lambda) targets for the critic.
+
+    .. math:: G_t^\lambda = A_t^{GAE(\gamma, \lambda)} + V(s_t)
+
+    ``gae_lambda=1`` is the Monte-Carlo return, ``gae_lambda=0`` the TD(0) target.
+    Source: Sutton and Barto 2018, eq. 12.2 (forward view) and its telescoping into TD errors.
+    """
+    return gae(trajectories, gamma=gamma, gae_lambda=gae_lambda) + trajectories.values
+
+
+def standardize(advantages: Array, valid: NDArray[np.bool_], *, scale: bool) -> Array:
+    """Subtract the mean over the valid steps, and divide by their standard deviation if ``scale``.
+
+    The deviation is the one of a sample (n - 1), as torch computes it for SB3's algorithms; one lone step, or steps
+    that are all equal, are only centred.
+
+    :param advantages: shape ``(n_steps, n_envs)``
+    :param valid: which steps count, same shape
+    :param scale: False to centre only, which leaves the length of the gradient to the rewards
+    :return: same shape
+    """
+    used = advantages[valid]
+    centred: Array = advantages - used.mean()
+    if not scale or used.size < 2:
+        return centred
+    standardized: Array = centred / (used.std(ddof=1) + 1e-8)
+    return standardized
+
+
+def _returns(trajectories: Trajectories, gamma: float) -> Array:
+    cut = trajectories.dones.copy()
+    cut[-1] = True
+    return discounted_sums(
+        trajectories.rewards + np.where(cut, gamma * trajectories.next_values, 0), gamma, trajectories.dones
+    )
+
+
+class EstimatorEntry(NamedTuple):
+    """What the rest of the library has to know of an estimator."""
+
+    function: Estimator
+    """The estimator itself."""
+    needs_critic: bool = False
+    """It means nothing without values."""
+    needs_whole_episodes: bool = False
+    """It means nothing for an episode whose beginning is not in the rollout."""
+    needs_q: bool = False
+    """It uses a Q critic, for discrete actions."""
+
+
+ESTIMATORS: dict[str, EstimatorEntry] = {
+    "total_return": EstimatorEntry(total_return, needs_whole_episodes=True),
+    "reward_to_go": EstimatorEntry(reward_to_go),
+    "td_residual": EstimatorEntry(td_residual, needs_critic=True),
+    "gae": EstimatorEntry(gae),
+    "q": EstimatorEntry(q_value, needs_critic=True, needs_q=True),
+    "q_minus_v": EstimatorEntry(q_minus_v, needs_critic=True, needs_q=True),
+}
+
+
+def get_estimator(name: str | Estimator) -> EstimatorEntry:
+    """Look an estimator up by its name.
+
+    :param name: a key of :data:`ESTIMATORS`, ``"n_step:N"`` with N at least 1, or any callable with the signature of
+        :class:`Estimator`
+    :raises ValueError: when the name is unknown
+    """
+    if callable(name):
+        return EstimatorEntry(name)
+    if isinstance(name, str) and name in ESTIMATORS:
+        return ESTIMATORS[name]
+    kind, _, count = str(name).partition(":")
+    if kind == "n_step" and count.isdecimal() and int(count) >= 1:
+        return EstimatorEntry(partial(n_step, n=int(count)), needs_critic=True)
+    accepted = ", ".join([*ESTIMATORS, "n_step:N (N >= 1)"])
+    raise ValueError(f"estimator={name!r} is unknown; accepted are {accepted}, or a callable")

@@ -1,0 +1,141 @@
+"""What VPG's parameters may be, checked once before anything is built."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from sb3_pg.advantage.baselines import get_baseline
+from sb3_pg.advantage.estimators import get_estimator
+from sb3_pg.policies import QCriticMixin
+from sb3_pg.rollout.buffer import TrajectoryBuffer
+from sb3_pg.schedules import as_schedule, check_schedule
+
+if TYPE_CHECKING:
+    from sb3_pg.vpg import VPG
+
+POLICY_LOSSES = ("vanilla", "importance", "clipped")
+TRUNCATIONS = ("bootstrap", "terminal", "discard")
+NORMALIZATIONS = (True, False, "batch", "center")
+
+_FLAGS = ("whole_episodes", "state_discount", "joint_optimizer", "per_step_values", "use_sde")
+_CRITIC_FREE_ESTIMATORS = "estimator='reward_to_go', 'total_return', or 'gae' with gae_lambda=1"
+
+
+def check_parameters(model: VPG) -> None:
+    """Raise ValueError for a parameter that cannot be meant, or for parameters that do not go together.
+
+    :param model: with its parameters set as attributes, before its networks are built
+    """
+    _check_numbers(model)
+    _check_choices(model)
+    _check_estimator_and_baseline(model)
+    _check_optimizers(model)
+
+
+def _check_numbers(model: VPG) -> None:
+    for name in ("n_steps", "n_epochs", "n_critic_updates"):
+        _check_count(name, getattr(model, name))
+    for name in ("n_episodes", "batch_size", "critic_batch_size"):
+        if getattr(model, name) is not None:
+            _check_count(name, getattr(model, name), "None, or ")
+    _check_range("gamma", model.gamma, 0.0, 1.0)
+    _check_range("vf_coef", model.vf_coef, 0.0, math.inf)
+    for name in ("max_grad_norm", "target_kl"):
+        value = getattr(model, name)
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ValueError(f"{name}={value!r} must be None or a number above 0")
+    check_schedule(model.learning_rate, "learning_rate", 0.0, math.inf, above=True)
+    check_schedule(model.gae_lambda, "gae_lambda", 0.0, 1.0)
+    check_schedule(model.ent_coef, "ent_coef", 0.0, math.inf)
+    check_schedule(model.clip_range, "clip_range", 0.0, math.inf, above=True)
+    if model.vf_learning_rate is not None:
+        check_schedule(model.vf_learning_rate, "vf_learning_rate", 0.0, math.inf, above=True)
+    if model.critic_gae_lambda is not None:
+        check_schedule(model.critic_gae_lambda, "critic_gae_lambda", 0.0, 1.0)
+
+
+def _check_choices(model: VPG) -> None:
+    for name in _FLAGS:
+        if not isinstance(getattr(model, name), bool):
+            raise ValueError(f"{name}={getattr(model, name)!r} must be True or False")
+    for name, accepted in (
+        ("normalize_advantage", NORMALIZATIONS),
+        ("truncation", TRUNCATIONS),
+        ("policy_loss", POLICY_LOSSES),
+    ):
+        value = getattr(model, name)
+        if not any(value is choice or (isinstance(value, str) and value == choice) for choice in accepted):
+            raise ValueError(f"{name}={value!r} is unknown; accepted are {', '.join(map(repr, accepted))}")
+    buffer_class = model.rollout_buffer_class
+    if buffer_class is not None and not issubclass(buffer_class, TrajectoryBuffer):
+        raise ValueError(
+            f"rollout_buffer_class={buffer_class.__name__} must be a subclass of sb3_pg.rollout.buffer."
+            "TrajectoryBuffer: SB3's buffers mix bootstrap values into the rewards"
+        )
+
+
+def _check_estimator_and_baseline(model: VPG) -> None:
+    entry, baseline = get_estimator(model.estimator), model.baseline
+    get_baseline(baseline)
+    whole = model.whole_episodes or model.n_episodes is not None
+    if baseline != "value":
+        low_lambda = model.estimator == "gae" and min(map(as_schedule(model.gae_lambda, "gae_lambda"), (0.0, 1.0))) < 1
+        if entry.needs_critic or low_lambda:
+            raise ValueError(
+                f"baseline={baseline!r} has no critic, and estimator={model.estimator!r} with "
+                f"gae_lambda={model.gae_lambda!r} needs one; accepted are baseline='value', or "
+                f"{_CRITIC_FREE_ESTIMATORS}"
+            )
+        if not whole:
+            raise ValueError(
+                f"baseline={baseline!r} has no critic to stand for the rest of an episode that the batch cuts; "
+                "accepted are whole_episodes=True, n_episodes=..., or baseline='value'"
+            )
+    if entry.needs_whole_episodes and not whole:
+        raise ValueError(
+            f"estimator={model.estimator!r} needs episodes from their beginning; accepted are whole_episodes=True, "
+            "n_episodes=..., or estimator='reward_to_go'"
+        )
+    if entry.needs_q and not issubclass(model.policy_class, QCriticMixin):
+        raise ValueError(
+            f"estimator={model.estimator!r} needs a Q critic, which policy={model.policy_class.__name__} does not "
+            "have; accepted are 'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy' and subclasses of sb3_pg.policies"
+        )
+    one_step = not whole and model.n_steps * getattr(model, "n_envs", 1) == 1
+    if one_step and model.normalize_advantage is not False:
+        raise ValueError(
+            f"normalize_advantage={model.normalize_advantage!r} makes every advantage nought in a batch of one step; "
+            "accepted are normalize_advantage=False, or n_steps of at least 2"
+        )
+
+
+def _check_optimizers(model: VPG) -> None:
+    if not model.joint_optimizer:
+        return
+    if model.vf_learning_rate is not None:
+        raise ValueError(
+            f"vf_learning_rate={model.vf_learning_rate!r} is for the critic's own optimizer; accepted are "
+            "joint_optimizer=False, or vf_learning_rate=None (a joint optimizer weighs the critic by vf_coef)"
+        )
+    if model.baseline != "value" or get_estimator(model.estimator).needs_q:
+        raise ValueError(
+            f"joint_optimizer=True trains V beside the policy; baseline={model.baseline!r} with "
+            f"estimator={model.estimator!r} cannot be trained so; accepted is joint_optimizer=False"
+        )
+
+
+def _check_count(name: str, value: Any, also: str = "") -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name}={value!r} must be {also}a whole number of at least 1")
+
+
+def _check_range(name: str, value: Any, low: float, high: float) -> None:
+    if not _is_number(value) or not low <= value <= high:
+        closing = "inf)" if high == math.inf else f"{high:g}]"
+        raise ValueError(f"{name}={value!r} must be a number in [{low:g}, {closing}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)

@@ -1,0 +1,153 @@
+"""SB3's actor-critic policies with one optimizer for the actor and one for the critic, and a Q critic on request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticCnnPolicy as SB3CnnPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy as SB3ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy as SB3MultiInputPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_pg.schedules import Schedule
+
+
+class QCriticMixin(SB3ActorCriticPolicy):
+    """Adds a head for Q(s, a) beside the head for V(s); all else is SB3's policy.
+
+    :param q_critic: build the head; it stands on the critic's latent features and gives one value per action.
+        Discrete actions only. VPG sets it for ``estimator="q"`` and ``"q_minus_v"``.
+    """
+
+    def __init__(self, *args: Any, q_critic: bool = False, **kwargs: Any) -> None:
+        self.q_critic = q_critic  # before SB3's constructor, which calls _build() at its end
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        if self.q_critic:
+            if not isinstance(self.action_space, spaces.Discrete):
+                raise ValueError(f"estimator='q' and 'q_minus_v' need a Discrete action space, not {self.action_space}")
+            self.q_net = nn.Linear(self.mlp_extractor.latent_dim_vf, int(self.action_space.n))
+            self.optimizer = self.optimizer_class(
+                self.parameters(),
+                lr=lr_schedule(1),  # type: ignore[call-arg]
+                **self.optimizer_kwargs,
+            )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "q_critic": self.q_critic}
+
+    def predict_values_and_q(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+        """V(s) and Q(s, a) of the given actions.
+
+        :param obs: observations, as torch tensors with a batch dimension
+        :param actions: actions taken, shape ``(batch,)``
+        :return: two tensors of shape ``(batch,)``
+        """
+        features = BasePolicy.extract_features(self, obs, self.vf_features_extractor)
+        latent = self.mlp_extractor.forward_critic(features)
+        q_values = self.q_net(latent).gather(1, actions.long().reshape(-1, 1))
+        return self.value_net(latent).flatten(), q_values.flatten()
+
+
+class ActorCriticPolicy(QCriticMixin, SB3ActorCriticPolicy):
+    """MlpPolicy: SB3's ``ActorCriticPolicy``."""
+
+
+class ActorCriticCnnPolicy(QCriticMixin, SB3CnnPolicy):
+    """CnnPolicy: SB3's ``ActorCriticCnnPolicy``."""
+
+
+class MultiInputActorCriticPolicy(QCriticMixin, SB3MultiInputPolicy):
+    """MultiInputPolicy: SB3's ``MultiInputActorCriticPolicy``, for Dict observations."""
+
+
+def sample_observation(policy: SB3ActorCriticPolicy) -> PyTorchObs:
+    """One observation of the policy's space, as a batch of one; the global random state is left alone."""
+    space = policy.observation_space
+
+    def zeros(part: spaces.Space[Any]) -> np.ndarray[Any, Any]:
+        return np.zeros(part.shape or (), dtype=part.dtype)
+
+    observation = {key: zeros(part) for key, part in space.items()} if isinstance(space, spaces.Dict) else zeros(space)
+    return policy.obs_to_tensor(observation)[0]
+
+
+def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Divide a policy's parameters into the actor's and the critic's.
+
+    The critic's are those that the values depend on, found by following the graph of one forward pass, so that it
+    holds for any policy whatever its layers are called. All others are the actor's.
+
+    :raises ValueError: when a parameter serves both; two optimizers would then pull at it
+    """
+    policy.set_training_mode(False)
+    observation = sample_observation(policy)
+    distribution = policy.get_distribution(observation)
+    log_prob = distribution.log_prob(distribution.get_actions(deterministic=True).detach()).sum()
+    values = policy.predict_values(observation).sum()
+    if isinstance(policy, QCriticMixin) and policy.q_critic:
+        values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, th.zeros(1)))
+    actor = _reached(log_prob, policy)
+    critic = _reached(values, policy)
+    shared = [name for name, parameter in policy.named_parameters() if id(parameter) in actor & critic]
+    if shared:
+        raise ValueError(
+            f"joint_optimizer=False, but actor and critic share the parameters {', '.join(shared[:3])}"
+            f"{' ...' if len(shared) > 3 else ''}; accepted are joint_optimizer=True, or a policy that shares none "
+            "(policy_kwargs=dict(share_features_extractor=False))"
+        )
+    parameters = list(policy.parameters())
+    return [p for p in parameters if id(p) not in critic], [p for p in parameters if id(p) in critic]
+
+
+def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float) -> None:
+    """Give the policy two optimizers, ``policy.optimizer`` (actor) and ``policy.critic_optimizer``.
+
+    Both are of the policy's ``optimizer_class`` with its ``optimizer_kwargs``.
+
+    :param learning_rate: the actor's
+    :param vf_learning_rate: the critic's
+    :raises ValueError: see :func:`split_parameters`
+    """
+    actor, critic = split_parameters(policy)
+    build: Any = policy.optimizer_class
+    policy.optimizer = build(actor, lr=learning_rate, **policy.optimizer_kwargs)
+    policy.critic_optimizer = build(critic, lr=vf_learning_rate, **policy.optimizer_kwargs)
+
+
+def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:
+    """Whether the policy has its own version of one of SB3's methods, by subclassing or on the instance."""
+    return any(
+        name in vars(policy) or getattr(type(policy), name) is not getattr(SB3ActorCriticPolicy, name) for name in names
+    )
+
+
+def evaluate_log_probs(
+    policy: SB3ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
+) -> tuple[th.Tensor, th.Tensor | None]:
+    """Log-probability of actions and entropy, without the critic's forward pass where the policy allows it.
+
+    :return: ``(log_probs, entropy)``, each of shape ``(batch,)``; the entropy is None where it has no closed form
+    """
+    if overrides(policy, "evaluate_actions"):
+        _, log_probs, entropy = policy.evaluate_actions(observations, actions)
+    else:
+        distribution = policy.get_distribution(observations)
+        log_probs, entropy = distribution.log_prob(actions), distribution.entropy()
+    return log_probs, entropy
+
+
+def _reached(output: th.Tensor, policy: nn.Module) -> set[int]:
+    """Identities of the parameters that ``output`` depends on."""
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    if not output.requires_grad:
+        return set()
+    gradients = th.autograd.grad(output, parameters, allow_unused=True, retain_graph=True)
+    return {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}

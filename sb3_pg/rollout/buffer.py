@@ -1,0 +1,289 @@
+"""Raw trajectories: what happened, and nothing computed from it until the rollout is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTorchObs, RolloutBufferSamples
+
+from sb3_pg.advantage.estimators import Array, Trajectories, times_in_episode
+
+Observations = NDArray[Any] | dict[str, NDArray[Any]]
+Samples = RolloutBufferSamples | DictRolloutBufferSamples
+
+
+class TerminalObservation(NamedTuple):
+    """The last observation of an episode that a time limit ended."""
+
+    step: int
+    env_index: int
+    observation: Observations
+
+
+class TrajectoryBuffer(RolloutBuffer):
+    """Rollout buffer with raw rewards, and with the two ends of an episode kept apart.
+
+    SB3's buffer adds gamma * V(terminal observation) to ``rewards`` at a time limit, so that returns for another
+    gamma, lambda or critic cannot be computed from it any more. This one keeps ``rewards`` as they came, ``dones``
+    and the terminal observations of time limits beside them. Arrays have the shape ``(n_steps, n_envs)``, and
+    ``observations`` ``(n_steps, n_envs, ...)``, in float32 where the environment gives float64. A whole-episode batch
+    has as many rows as its longest environment needed: the buffer grows.
+
+    Takes the arguments of SB3's ``RolloutBuffer`` and has its attributes (``rewards``, ``values``, ``advantages``,
+    ``returns``, ``episode_starts`` ...), so that callbacks written for A2C read it unchanged.
+    """
+
+    observations: Any
+    dones: NDArray[np.bool_]
+    next_values: Array
+    has_step_values: bool
+    """Whether values and log-probabilities were computed step by step, as SB3 does."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._storage: dict[str, Any] = {}
+        self._times_at_start = np.zeros(0, dtype=np.int64)
+        super().__init__(*args, **kwargs)
+
+    def reset(self, episode_starts: NDArray[np.bool_] | None = None) -> None:
+        """Begin a rollout; the memory of the last one is written over.
+
+        :param episode_starts: which environments begin an episode with the first row, shape ``(n_envs,)``; all of
+            them when not given
+        """
+        if not self._storage:
+            self._times_at_start = np.zeros(self.n_envs, dtype=np.int64)
+            self._allocate(self.buffer_size)
+        self._expose(len(self._storage["rewards"]))
+        self._starts[0] = True if episode_starts is None else episode_starts
+        self._times_at_start[self._starts[0]] = 0
+        self.pos = 0
+        self.full = False
+        self.has_step_values = False
+        self.valid: NDArray[np.bool_] | None = None
+        self.terminal_observations: list[TerminalObservation] = []
+
+    def _allocate(self, rows: int) -> None:
+        """Make room for ``rows`` steps; what is stored already stays."""
+        old, shape = self._storage, (rows, self.n_envs)
+        action_dtype = _stored_dtype(self.action_space.dtype)
+        arrays = {
+            "actions": np.zeros((*shape, self.action_dim), dtype=action_dtype),
+            "rewards": np.zeros(shape, dtype=np.float32),
+            "starts": np.zeros((rows + 1, self.n_envs), dtype=np.bool_),
+            "values": np.zeros(shape, dtype=np.float32),
+            "log_probs": np.zeros(shape, dtype=np.float32),
+        }
+        for name, array in arrays.items():
+            if old:
+                array[: len(old[name])] = old[name]
+        space_or_spaces, shape_or_shapes = self.observation_space, cast(Any, self.obs_shape)
+        if not isinstance(space_or_spaces, spaces.Dict):
+            space_or_spaces, shape_or_shapes = spaces.Dict({"": space_or_spaces}), {"": shape_or_shapes}
+        observations = {}
+        for key, space in space_or_spaces.items():
+            part_shape = shape_or_shapes[key]
+            # One row more than steps: the observation after the last step is needed for its value
+            observations[key] = np.zeros((rows + 1, self.n_envs, *part_shape), dtype=_stored_dtype(space.dtype))
+            if old:
+                observations[key][: len(old["observations"][key])] = old["observations"][key]
+        self._storage = {**arrays, "observations": observations}
+
+    def _expose(self, rows: int) -> None:
+        """Show the first ``rows`` rows of the storage under SB3's names."""
+        storage = self._storage
+        self.actions, self.rewards, self.values, self.log_probs = (
+            storage[name][:rows] for name in ("actions", "rewards", "values", "log_probs")
+        )
+        self._starts = storage["starts"][: rows + 1]
+        self.episode_starts, self.dones = self._starts[:-1], self._starts[1:]
+        self.observations = self.observations_with_last(rows)
+
+    def observations_with_last(self, rows: int) -> Observations:
+        """The first ``rows`` rows of observations; ``n_steps + 1`` includes those after the last step."""
+        parts = self._storage["observations"]
+        if "" in parts:
+            return cast(Observations, parts[""][:rows])
+        return {key: part[:rows] for key, part in parts.items()}
+
+    def append(
+        self,
+        observations: Observations,
+        actions: NDArray[Any],
+        rewards: NDArray[np.floating[Any]],
+        dones: NDArray[np.bool_],
+    ) -> None:
+        """Store one step of every environment.
+
+        :param observations: what the actions were taken on, shape ``(n_envs, ...)``
+        :param actions: as drawn from the policy, not clipped, shape ``(n_envs, ...)``
+        :param rewards: shape ``(n_envs,)``
+        :param dones: shape ``(n_envs,)``
+        """
+        step = self.pos
+        if step == len(self.rewards):
+            self._allocate(2 * step)
+            self._expose(2 * step)
+        self._put_observations(step, observations)
+        self.actions[step] = actions.reshape(self.actions.shape[1:])
+        self.rewards[step] = rewards
+        self._starts[step + 1] = dones
+        self.pos = step + 1
+
+    def _put_observations(self, row: int, observations: Observations) -> None:
+        for key, part in self._storage["observations"].items():
+            given = observations[key] if isinstance(observations, dict) else observations
+            part[row] = given.reshape(part.shape[1:])
+
+    def close(self, last_observations: Observations, valid: NDArray[np.bool_] | None) -> None:
+        """End the rollout: keep the rows that were written, and remember what the next rollout begins with.
+
+        :param last_observations: observations after the last step
+        :param valid: steps that belong to the batch, shape ``(n_steps, n_envs)``; None where all do
+        """
+        self._put_observations(self.pos, last_observations)
+        self.last_observations = last_observations
+        self._expose(self.pos)
+        self.valid = valid
+        self.times = times_in_episode(self.dones, self._times_at_start)
+        self._times_at_start = np.where(self.dones[-1], 0, self.times[-1] + 1)
+        self.full = True
+
+    def discard_truncated(self) -> None:
+        """Take every step of an episode that a time limit ended out of the batch.
+
+        :raises ValueError: when that leaves no step
+        """
+        valid = np.ones(self.rewards.shape, dtype=bool) if self.valid is None else self.valid
+        for step, env_index, _ in self.terminal_observations:
+            first = max(step - int(self.times[step, env_index]), 0)
+            valid[first : step + 1, env_index] = False
+        if not valid.any():
+            raise ValueError(
+                f"truncation='discard' left none of the {valid.size} steps of this rollout: a time limit ended every "
+                "episode in it; accepted are truncation='bootstrap' and 'terminal', or a longer rollout"
+            )
+        self.valid = valid
+
+    def trajectories(self, q_values: Array | None = None) -> Trajectories:
+        """What the estimators work on."""
+        return Trajectories(
+            rewards=self.rewards,
+            dones=self.dones,
+            values=self.values,
+            next_values=self.next_values,
+            times=self.times,
+            valid=self.valid,  # type: ignore[arg-type]
+            q_values=q_values,
+        )
+
+    @property
+    def n_valid(self) -> int:
+        """Number of steps in the batch."""
+        return self.rewards.size if self.valid is None else int(self.valid.sum())
+
+    def samples(self, advantages: Array | None = None) -> Samples:
+        """The batch as flat tensors, in order of time, without a copy where all steps are valid.
+
+        :param advantages: what to weigh the policy gradient with instead of ``self.advantages``
+        """
+        actions = self.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.reshape(self.rewards.shape).astype(np.int64, copy=False)
+        else:
+            actions = actions.astype(np.float32, copy=False)
+        weights = self.advantages if advantages is None else advantages
+        arrays = (actions, self.values, self.log_probs, weights, self.returns)
+        flat = [self.to_flat_tensor(array) for array in arrays]
+        if isinstance(self.observations, dict):
+            observations = {key: self.to_flat_tensor(part) for key, part in self.observations.items()}
+            return DictRolloutBufferSamples(observations, *flat)
+        return RolloutBufferSamples(self.to_flat_tensor(self.observations), *flat)
+
+    def to_flat_tensor(self, array: NDArray[Any]) -> th.Tensor:
+        """Steps of the batch along one axis, shape ``(batch, ...)``, on the model's device."""
+        flat = array.reshape(-1, *array.shape[2:]) if self.valid is None else array[self.valid]
+        return th.as_tensor(flat, device=self.device)
+
+    def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
+        """Minibatches in random order, as SB3's buffer gives them.
+
+        :param batch_size: steps in a minibatch; None for the whole batch in one
+        """
+        yield from minibatches(self.samples(), batch_size, self.permutation())
+
+    def permutation(self) -> NDArray[np.int64]:
+        """A random order of the batch, from NumPy's global generator.
+
+        SB3 numbers the steps environment by environment, and this buffer by time: the permutation is translated, so
+        that the same seed gives the same minibatches as in SB3.
+        """
+        drawn: NDArray[np.int64] = np.random.permutation(self.n_valid)  # noqa: seeds this one
+        if self.valid is not None:
+            return drawn
+        n_steps, n_envs = self.rewards.shape
+        translated: NDArray[np.int64] = (drawn % n_steps) * n_envs + drawn // n_steps
+        return translated
+
+    def check_finite(self, num_timesteps: int) -> None:
+        """Refuse NaN and infinity in what was collected.
+
+        :param num_timesteps: the model's count of environment steps, for the message
+        :raises ValueError: naming the environment's index and the step
+        """
+        observations = self.observations_with_last(self.pos)
+        named = (
+            {f"observation {key!r}": part for key, part in observations.items()}
+            if isinstance(observations, dict)
+            else {"observation": observations}
+        )
+        named |= {"action": self.actions[: self.pos], "reward": self.rewards[: self.pos]}
+        for name, array in named.items():
+            # One number tells for all of them, unless it overflowed
+            if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
+                continue
+            wrong = np.argwhere(~np.isfinite(array))
+            if len(wrong):
+                step, env_index = wrong[0][:2]
+                raise ValueError(
+                    f"{name} of environment {env_index} is {array[tuple(wrong[0])]} at step {step} of the rollout that "
+                    f"ended at timestep {num_timesteps}; finite numbers are expected. The policy was "
+                    "not updated with it"
+                )
+
+
+def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int64] | None) -> Iterator[Samples]:
+    """Cut a batch into minibatches.
+
+    :param samples: the whole batch
+    :param batch_size: steps in a minibatch (the last may be smaller); None for all
+    :param order: permutation of the steps; None to keep their order, which for a single batch saves the copies
+    """
+    size = len(samples.advantages)
+    if order is None and (batch_size is None or batch_size >= size):
+        yield samples
+        return
+    indices = th.as_tensor(np.arange(size) if order is None else order, device=samples.advantages.device)
+    for part in th.split(indices, batch_size or size):
+        yield _take(samples, part)
+
+
+def _take(samples: Samples, indices: th.Tensor) -> Samples:
+    observations: Any = samples.observations
+    chosen: PyTorchObs
+    if isinstance(observations, dict):
+        chosen = {key: part[indices] for key, part in observations.items()}
+    else:
+        chosen = observations[indices]
+    return type(samples)(chosen, *(part[indices] for part in samples[1:]))  # type: ignore[arg-type]
+
+
+def _stored_dtype(dtype: Any) -> Any:
+    """Half the memory for float64: the networks work in float32 anyway."""
+    return np.float32 if np.dtype(dtype) == np.float64 else dtype

@@ -1,0 +1,274 @@
+"""The loop over ``env.step``, and the one pass of the critic after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch as th
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pg.advantage.estimators import Array
+from sb3_pg.policies import QCriticMixin
+from sb3_pg.rollout.actors import ForwardActor, choose_actor, to_environment
+from sb3_pg.rollout.buffer import Observations, TerminalObservation, TrajectoryBuffer
+
+# A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
+LONGEST_EPISODE = 200_000
+
+# Memory for the observations of one forward pass of the critic, in bytes: its activations stay small beside the
+# rollout, whatever the batch size.
+_CRITIC_PASS_BYTES = 2**25
+
+
+@dataclass(frozen=True)
+class BatchRule:
+    """When an environment has given its share of the batch.
+
+    :param n_steps: steps per environment; with whole episodes, it goes on to the end of the episode that reaches them
+    :param n_episodes: whole episodes per environment, instead of steps
+    :param whole_episodes: no episode is cut
+    """
+
+    n_steps: int
+    n_episodes: int | None = None
+    whole_episodes: bool = False
+
+    @property
+    def cuts_episodes(self) -> bool:
+        """Whether the batch ends after a fixed number of steps, in the middle of episodes."""
+        return not (self.whole_episodes or self.n_episodes)
+
+    def has_enough(self, n_steps: int, n_episodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which environments may stop at the end of an episode.
+
+        :param n_steps: steps taken
+        :param n_episodes: episodes ended, shape ``(n_envs,)``
+        """
+        if self.n_episodes:
+            return n_episodes >= self.n_episodes
+        return np.full(len(n_episodes), n_steps >= self.n_steps)
+
+    def normaliser(self, n_envs: int) -> int | None:
+        """The constant that the sum of a whole-episode batch is divided by; None where the plain mean is right.
+
+        The number of steps that came out depends on the very episodes it would average, and dividing by it biases
+        the gradient towards short ones. By Wald's identity the sum over whole episodes divided by a constant is
+        unbiased, up to that constant.
+        """
+        if self.cuts_episodes:
+            return None
+        return n_envs * (self.n_episodes or self.n_steps)
+
+
+def collect(
+    model: OnPolicyAlgorithm,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: TrajectoryBuffer,
+    rule: BatchRule,
+    per_step_values: bool,
+) -> bool:
+    """Fill the buffer with experience of the current policy.
+
+    Keeps SB3's contract at every step: the callback sees the new locals and may stop training, ``num_timesteps``,
+    ``_last_obs``, ``_last_episode_starts`` and the episode statistics are up to date.
+
+    :param model: the algorithm that trains
+    :param env: the training environment
+    :param callback: called at every vector step, and at the beginning of the rollout
+    :param buffer: written over
+    :param rule: when the batch is complete
+    :param per_step_values: compute values and log-probabilities at every step, as SB3 does
+    :return: False if the callback stopped the training
+    :raises ValueError: on NaN or infinity in observations, actions or rewards
+    """
+    policy = model.policy
+    policy.set_training_mode(False)
+    _begin(model, env, buffer, rule)
+    if model.use_sde:
+        policy.reset_noise(env.num_envs)
+    callback.on_rollout_start()
+    actor = choose_actor(policy, per_step_values)
+    scope: dict[str, Any] = {
+        "self": model,
+        "env": env,
+        "callback": callback,
+        "rollout_buffer": buffer,
+        "n_rollout_steps": rule.n_steps,
+    }
+    shares = _Shares(rule, env.num_envs)
+    n_steps = 0
+    while not shares.complete:
+        if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+            policy.reset_noise(env.num_envs)
+        observations: Any = model._last_obs
+        try:
+            actions = actor(observations)
+        except ValueError:
+            # torch refuses NaN parameters of a distribution without saying where they came from
+            nothing = np.zeros(env.num_envs)
+            buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing)
+            buffer.check_finite(model.num_timesteps)
+            raise
+        clipped_actions = to_environment(policy, actions)
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        model.num_timesteps += env.num_envs
+
+        scope.update(
+            n_steps=n_steps, actions=actions, clipped_actions=clipped_actions,
+            new_obs=new_obs, rewards=rewards, dones=dones, infos=infos,
+        )  # fmt: skip
+        if isinstance(actor, ForwardActor):
+            scope.update(values=actor.values, log_probs=actor.log_probs)
+        callback.update_locals(scope)
+        if not callback.on_step():
+            return False
+        model._update_info_buffer(infos, dones)
+
+        buffer.append(observations, actions, rewards, dones)
+        if isinstance(actor, ForwardActor):
+            buffer.values[n_steps], buffer.log_probs[n_steps] = actor.values, actor.log_probs
+        if dones.any():
+            buffer.terminal_observations += _time_limits(n_steps, dones, infos)
+        model._last_obs = new_obs  # type: ignore[assignment]
+        model._last_episode_starts = dones
+        n_steps += 1
+        shares.count(n_steps, dones)
+
+    buffer.has_step_values = actor.gives_values
+    buffer.close(new_obs, shares.valid())  # type: ignore[arg-type]
+    buffer.check_finite(model.num_timesteps)
+    return True
+
+
+def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule: BatchRule) -> None:
+    assert model._last_obs is not None
+    assert model._last_episode_starts is not None
+    if not (rule.cuts_episodes or model._last_episode_starts.all()):
+        # An episode half played by an older policy has no place in a batch of whole episodes
+        model._last_obs = env.reset()  # type: ignore[assignment]
+        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    buffer.reset(model._last_episode_starts)
+
+
+def _time_limits(step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> list[TerminalObservation]:
+    """Terminal observations of the episodes that a time limit ended at this step."""
+    return [
+        TerminalObservation(step, int(i), infos[i]["terminal_observation"])
+        for i in np.flatnonzero(dones)
+        if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
+    ]
+
+
+class _Shares:
+    """Who has given its share of the batch, and which steps belong to it."""
+
+    def __init__(self, rule: BatchRule, n_envs: int) -> None:
+        self.rule = rule
+        self.complete = False
+        self._n_episodes = np.zeros(n_envs, dtype=np.int64)
+        self._active = np.ones(n_envs, dtype=bool)
+        self._history: list[NDArray[np.bool_]] = []
+
+    def count(self, n_steps: int, dones: NDArray[np.bool_]) -> None:
+        if self.rule.cuts_episodes:
+            self.complete = n_steps >= self.rule.n_steps
+            return
+        self._history.append(self._active)
+        if dones.any():
+            self._n_episodes += dones
+            self._active = self._active & ~(dones & self.rule.has_enough(n_steps, self._n_episodes))
+            self.complete = not self._active.any()
+        if n_steps >= LONGEST_EPISODE + self.rule.n_steps and not self.complete:
+            raise ValueError(
+                f"environment {int(np.flatnonzero(self._active)[0])} did not end its episode within {n_steps} steps; "
+                "whole_episodes=True and n_episodes need an environment that terminates or has a time limit"
+            )
+
+    def valid(self) -> NDArray[np.bool_] | None:
+        return None if self.rule.cuts_episodes else np.stack(self._history)
+
+
+def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstrap: bool) -> None:
+    """Fill ``buffer.values`` and ``buffer.next_values`` with the critic's values, in one batch.
+
+    ``next_values[t]`` is V(s_{t+1}); nought after a terminal state; V of the terminal observation after a time
+    limit. Where the values of the steps are there already, the others are computed as SB3 computes them, one time
+    limit at a time.
+
+    :param bootstrap: False to take a time limit for a terminal state
+    """
+    n_steps, n_envs = buffer.rewards.shape
+    with th.no_grad():
+        if buffer.has_step_values:
+            last = policy.predict_values(obs_as_tensor(buffer.last_observations, policy.device))  # type: ignore[arg-type]
+            last_values = last.cpu().numpy().reshape(1, n_envs)
+        else:
+            values = predict_values(policy, _flatten(buffer.observations_with_last(n_steps + 1)))
+            values = values.reshape(n_steps + 1, n_envs)
+            buffer.values[:], last_values = values[:-1], values[-1:]
+        buffer.next_values = np.concatenate([buffer.values[1:], last_values])
+        buffer.next_values[buffer.dones] = 0.0
+        if bootstrap and buffer.terminal_observations:
+            steps, env_indices, observations = zip(*buffer.terminal_observations, strict=True)
+            if buffer.has_step_values:
+                one_by_one = [policy.predict_values(policy.obs_to_tensor(part)[0]) for part in observations]
+                at_limits = th.cat(one_by_one).cpu().numpy().flatten()
+            else:
+                at_limits = predict_values(policy, _stack(observations, buffer))
+            buffer.next_values[list(steps), list(env_indices)] = at_limits
+
+
+def q_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer) -> Array:
+    """Q(s_t, a_t) of every step, shape ``(n_steps, n_envs)``."""
+    observations: Any = obs_as_tensor(_flatten(buffer.observations), policy.device)
+    actions = th.as_tensor(buffer.actions.reshape(-1), device=policy.device)
+    with th.no_grad():
+        _, q_values = cast(QCriticMixin, policy).predict_values_and_q(observations, actions)
+    return q_values.cpu().numpy().reshape(buffer.rewards.shape)
+
+
+def predict_values(policy: ActorCriticPolicy, observations: Observations) -> Array:
+    """V of many observations, in pieces of bounded memory.
+
+    :param observations: shape ``(batch, ...)``, or a dict of such arrays
+    :return: shape ``(batch,)``
+    """
+    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
+    size = len(parts[0])
+    rows = max(1, _CRITIC_PASS_BYTES // max(1, sum(4 * part[:1].size for part in parts)))
+    values = []
+    for first in range(0, size, rows):
+        piece: Any = (
+            {key: part[first : first + rows] for key, part in observations.items()}
+            if isinstance(observations, dict)
+            else observations[first : first + rows]
+        )
+        values.append(policy.predict_values(obs_as_tensor(piece, policy.device)).cpu().numpy().reshape(-1))
+    return np.concatenate(values)
+
+
+def _flatten(observations: Observations) -> Observations:
+    if isinstance(observations, dict):
+        return {key: part.reshape(-1, *part.shape[2:]) for key, part in observations.items()}
+    flat: NDArray[Any] = observations.reshape(-1, *observations.shape[2:])
+    return flat
+
+
+def _stack(observations: tuple[Observations, ...], buffer: TrajectoryBuffer) -> Observations:
+    """Terminal observations as one batch, in the shape and dtype that the buffer stores."""
+    stored = buffer.observations
+    if isinstance(stored, dict):
+        return {
+            key: np.stack([part[key] for part in observations]).astype(rows.dtype).reshape(-1, *rows.shape[2:])  # type: ignore[call-overload]
+            for key, rows in stored.items()
+        }
+    whole: NDArray[Any] = np.stack(observations).astype(stored.dtype).reshape(-1, *stored.shape[2:])  # type: ignore[arg-type]
+    return whole

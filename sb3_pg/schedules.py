@@ -1,0 +1,51 @@
+"""One reading of every number that may change while training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+Schedule = Callable[[float], float]
+ScheduleLike = float | str | Schedule
+
+
+def as_schedule(value: ScheduleLike, name: str) -> Schedule:
+    """Turn a number, a callable or a string into a function of the progress remaining (1 at the start, 0 at the end).
+
+    :param value: a float; a callable of ``progress_remaining``; or, as in RL Zoo's files, ``"lin_START"`` (linearly to
+        0) or ``"lin_START_END"``
+    :param name: the parameter's name, for the error
+    :raises ValueError: when it is none of these
+    """
+    if isinstance(value, str):
+        kind, *numbers = value.split("_")
+        try:
+            start, end = [float(number) for number in [*numbers, "0"][:2]]
+        except ValueError:
+            kind = "unreadable"
+        if kind != "lin" or not 1 <= len(numbers) <= 2:
+            raise ValueError(f"{name}={value!r} is not a schedule; accepted are 'lin_START' (to 0) and 'lin_START_END'")
+        return FloatSchedule(LinearSchedule(start, end, 1.0))
+    if callable(value) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return FloatSchedule(value)
+    raise ValueError(f"{name}={value!r} is not a number, a schedule string such as 'lin_0.01', or a callable")
+
+
+def check_schedule(value: ScheduleLike, name: str, low: float, high: float, *, above: bool = False) -> None:
+    """Raise ValueError unless the schedule lies within bounds at the start and at the end of training.
+
+    :param low: smallest accepted value
+    :param high: largest accepted value
+    :param above: True where ``low`` itself is not accepted at the start (a learning rate may decay to 0)
+    """
+    schedule = as_schedule(value, name)
+    for progress in (1.0, 0.0):
+        number = schedule(progress)
+        too_low = number <= low if above and progress == 1.0 else number < low
+        if math.isnan(number) or too_low or number > high:
+            where = "" if isinstance(value, (int, float)) else f" is {number} at progress_remaining={progress:g};"
+            bracket = "(" if above else "["
+            closing = "inf)" if high == math.inf else f"{high:g}]"
+            raise ValueError(f"{name}={value!r}{where} must lie in {bracket}{low:g}, {closing}")

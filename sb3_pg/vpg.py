@@ -1,0 +1,530 @@
+"""Vanilla policy gradient with a choice of estimator, baseline and lambda, on SB3's on-policy loop."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import math
+import pathlib
+import zipfile
+from collections import defaultdict
+from inspect import signature
+from typing import Any, ClassVar, TypeVar, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy as SB3ActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import explained_variance, update_learning_rate
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pg import losses
+from sb3_pg.advantage.baselines import get_baseline
+from sb3_pg.advantage.estimators import Array, Estimator, get_estimator, lambda_returns, standardize
+from sb3_pg.checks import check_parameters
+from sb3_pg.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    MultiInputActorCriticPolicy,
+    QCriticMixin,
+    evaluate_log_probs,
+    split_optimizers,
+)
+from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches
+from sb3_pg.rollout.collector import BatchRule, collect, critic_pass, q_pass
+from sb3_pg.schedules import ScheduleLike, as_schedule
+
+SelfVPG = TypeVar("SelfVPG", bound="VPG")
+Stats = dict[str, list[float]]
+
+
+class VPG(OnPolicyAlgorithm):
+    r"""Vanilla policy gradient.
+
+    One batch of the current policy, one estimate of the gradient
+
+    .. math:: \hat g = \frac{1}{N} \sum_t \Psi_t\, \nabla_\theta \log \pi_\theta(a_t | s_t)
+
+    one step of the actor's optimizer, some of the critic's. ``estimator``, ``gae_lambda`` and ``baseline`` say what
+    Psi is. Takes what SB3's A2C takes, with A2C's meanings; with ``joint_optimizer=True`` it is A2C.
+
+    Papers: Williams 1992 (REINFORCE); Sutton et al. 2000 (policy gradient theorem); Schulman et al. 2016
+    (arXiv:1506.02438, GAE). The defaults come from a search on classic control, Box2D and MuJoCo tasks
+    (docs/algorithms.md).
+
+    Wherever a *schedule* is accepted: a float, a callable of the progress remaining (1 at the start, 0 at the end),
+    or a string as in RL Zoo's files, ``"lin_0.01"`` (to 0) or ``"lin_0.99_0.9"`` (from, to).
+
+    :param policy: ``"MlpPolicy"``, ``"CnnPolicy"``, ``"MultiInputPolicy"``, or a subclass of SB3's ActorCriticPolicy
+    :param env: environment, vectorised or not, or the id of a registered one
+    :param learning_rate: of the actor, or of both with a joint optimizer; schedule
+    :param n_steps: steps per environment and update; the batch is ``n_steps * n_envs``
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: bias against variance of the advantage: 0 is the TD residual, 1 the Monte-Carlo return minus V;
+        schedule
+    :param ent_coef: weight of the entropy bonus; schedule
+    :param vf_coef: weight of the critic's loss in a joint optimizer
+    :param max_grad_norm: longest gradient, clipped by its norm, for actor and critic each; None for no clipping
+    :param rms_prop_eps: RMSprop's epsilon, if ``use_rms_prop``
+    :param use_rms_prop: RMSprop as A2C has it, instead of Adam; ``policy_kwargs`` with an ``optimizer_class`` go first
+    :param use_sde: generalized state-dependent exploration, continuous actions only
+    :param sde_sample_freq: steps after which gSDE draws a new noise matrix; -1 for once per rollout
+    :param rollout_buffer_class: a subclass of :class:`~sb3_pg.rollout.buffer.TrajectoryBuffer`
+    :param rollout_buffer_kwargs: passed to the buffer
+    :param normalize_advantage: True or ``"batch"`` to give the batch's advantages mean 0 and deviation 1, ``"center"``
+        for the mean alone, False for neither
+    :param estimator: Psi: ``"total_return"``, ``"reward_to_go"``, ``"td_residual"``, ``"n_step:N"``, ``"gae"``,
+        ``"q"``, ``"q_minus_v"``, or a callable with the signature of :class:`~sb3_pg.advantage.estimators.Estimator`
+    :param baseline: ``"value"`` (the critic), or without a critic ``"none"``, ``"mean"``, ``"time_mean"``,
+        ``"leave_one_out"``; these need Monte-Carlo returns of whole episodes
+    :param n_episodes: whole episodes per environment and update, instead of ``n_steps``
+    :param whole_episodes: go on after ``n_steps`` to the end of the episode, in each environment
+    :param truncation: at a time limit, ``"bootstrap"`` with V of the last observation (nought without a critic), take
+        it for ``"terminal"``, or ``"discard"`` the episode's steps
+    :param state_discount: weigh step t of an episode by gamma^t, as the policy gradient theorem says for the
+        discounted return (Sutton and Barto 2018, p. 328; Nota and Thomas 2020, arXiv:1906.07073). Hardly any
+        implementation does, since it lets late steps of long episodes count for nothing
+    :param n_epochs: passes of the actor over one batch; more than one calls for ``policy_loss`` other than vanilla
+    :param batch_size: steps per step of the actor's optimizer; None for the whole batch
+    :param policy_loss: ``"vanilla"``, ``"importance"`` (ratio to the policy that collected) or ``"clipped"`` (PPO's)
+    :param clip_range: of the clipped loss; schedule
+    :param target_kl: end the passes when the approximate KL divergence exceeds 1.5 times this; None for never
+    :param joint_optimizer: one optimizer for policy loss + vf_coef * value loss, as in A2C
+    :param vf_learning_rate: of the critic; schedule; None for the actor's
+    :param n_critic_updates: passes of the critic over one batch
+    :param critic_batch_size: steps per step of the critic's optimizer; None for the whole batch
+    :param critic_gae_lambda: lambda of the critic's target: 1 is Monte-Carlo, 0 is TD(0); schedule; None for
+        ``gae_lambda``
+    :param per_step_values: call ``policy.forward`` at every step, as SB3 does: slower; for callbacks that read
+        ``values`` or ``log_probs`` per step, and for SB3's random numbers
+    :param stats_window_size: episodes that the logged means are taken over
+    :param tensorboard_log: folder for TensorBoard; None for none
+    :param policy_kwargs: passed to the policy
+    :param verbose: 0 silent, 1 info, 2 debug
+    :param seed: of all random generators
+    :param device: ``"cpu"``, ``"cuda"``, ``"auto"``
+    :param _init_setup_model: build the networks now
+    :raises ValueError: for a value or a combination that cannot work, naming the parameter and what is accepted
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+    rollout_buffer: TrajectoryBuffer
+
+    def __init__(
+        self,
+        policy: str | type[SB3ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: ScheduleLike = 3e-3,
+        n_steps: int = 512,
+        gamma: float = 0.99,
+        gae_lambda: ScheduleLike = 0.97,
+        ent_coef: ScheduleLike = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = 0.5,
+        rms_prop_eps: float = 1e-5,
+        use_rms_prop: bool = False,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        normalize_advantage: bool | str = True,
+        estimator: str | Estimator = "gae",
+        baseline: str = "value",
+        n_episodes: int | None = None,
+        whole_episodes: bool = False,
+        truncation: str = "bootstrap",
+        state_discount: bool = False,
+        n_epochs: int = 1,
+        batch_size: int | None = None,
+        policy_loss: str = "vanilla",
+        clip_range: ScheduleLike = 0.2,
+        target_kl: float | None = None,
+        joint_optimizer: bool = False,
+        vf_learning_rate: ScheduleLike | None = None,
+        n_critic_updates: int = 10,
+        critic_batch_size: int | None = 256,
+        critic_gae_lambda: ScheduleLike | None = None,
+        per_step_values: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,  # type: ignore[arg-type]
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,  # type: ignore[arg-type]
+            ent_coef=ent_coef,  # type: ignore[arg-type]
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,  # type: ignore[arg-type]
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=None if policy_kwargs is None else dict(policy_kwargs),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.normalize_advantage = normalize_advantage
+        self.estimator = estimator
+        self.baseline = baseline
+        self.n_episodes = n_episodes
+        self.whole_episodes = whole_episodes
+        self.truncation = truncation
+        self.state_discount = state_discount
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.policy_loss = policy_loss
+        self.clip_range = clip_range
+        self.target_kl = target_kl
+        self.joint_optimizer = joint_optimizer
+        self.vf_learning_rate = vf_learning_rate
+        self.n_critic_updates = n_critic_updates
+        self.critic_batch_size = critic_batch_size
+        self.critic_gae_lambda = critic_gae_lambda
+        self.per_step_values = per_step_values
+
+        if use_rms_prop and "optimizer_class" not in self.policy_kwargs:
+            self.policy_kwargs["optimizer_class"] = th.optim.RMSprop
+            self.policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
+        if isinstance(policy, str) and not joint_optimizer:
+            # Two optimizers cannot share a features extractor; where it has no weights, sharing changes nothing
+            self.policy_kwargs.setdefault("share_features_extractor", False)
+
+        if _init_setup_model:
+            self._setup_model()
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def _get_policy_from_name(self, policy_name: str) -> type[BasePolicy]:
+        if policy_name not in self.policy_aliases:
+            accepted = ", ".join(self.policy_aliases)
+            raise ValueError(f"policy={policy_name!r} is unknown; accepted are {accepted}, or a policy class")
+        return super()._get_policy_from_name(policy_name)
+
+    def _setup_lr_schedule(self) -> None:
+        self.lr_schedule = as_schedule(self.learning_rate, "learning_rate")
+
+    def _setup_model(self) -> None:
+        check_parameters(self)
+        if self.rollout_buffer_class is None:
+            self.rollout_buffer_class = TrajectoryBuffer
+        if get_estimator(self.estimator).needs_q:
+            self.policy_kwargs["q_critic"] = True
+        super()._setup_model()
+        if not self.joint_optimizer:
+            split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
+
+    def _now(self, value: ScheduleLike, name: str) -> float:
+        """A schedule's value at this point of the training."""
+        return as_schedule(value, name)(self._current_progress_remaining)
+
+    def _vf_learning_rate(self) -> float:
+        rate = self.learning_rate if self.vf_learning_rate is None else self.vf_learning_rate
+        return self._now(rate, "vf_learning_rate")
+
+    @property
+    def _batch_rule(self) -> BatchRule:
+        return BatchRule(self.n_steps, self.n_episodes, self.whole_episodes)
+
+    # -- experience ----------------------------------------------------------------------------------------------
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer with trajectories of the current policy, and estimate advantages and value targets.
+
+        :param env: the training environment
+        :param callback: called at every vector step, and at the beginning and the end of the rollout
+        :param rollout_buffer: written over
+        :param n_rollout_steps: steps per environment (in a whole-episode batch, at least as many)
+        :return: False if the callback stopped the training; nothing is trained then
+        :raises ValueError: on NaN or infinity in observations, actions or rewards, naming environment and step
+        """
+        assert isinstance(rollout_buffer, TrajectoryBuffer)
+        if not collect(self, env, callback, rollout_buffer, self._batch_rule, self.per_step_values):
+            return False
+        if self.truncation == "discard":
+            rollout_buffer.discard_truncated()
+        self._estimate_advantages(rollout_buffer)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _estimate_advantages(self, buffer: TrajectoryBuffer) -> None:
+        """Set the buffer's ``values``, ``advantages`` and ``returns`` (the critic's targets)."""
+        entry = get_estimator(self.estimator)
+        q_values = None
+        if self.baseline == "value":
+            critic_pass(self.policy, buffer, bootstrap=self.truncation == "bootstrap")
+            if entry.needs_q:
+                q_values = q_pass(self.policy, buffer)
+        else:
+            buffer.values[:] = 0.0
+            buffer.next_values = np.zeros_like(buffer.values)
+        trajectories = buffer.trajectories(q_values)
+        buffer.gae_lambda = self._now(self.gae_lambda, "gae_lambda")
+        psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=buffer.gae_lambda)
+        if psi.shape != buffer.rewards.shape:
+            raise ValueError(f"estimator={self.estimator!r} gave shape {psi.shape}; expected {buffer.rewards.shape}")
+        buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
+        if self.estimator == "gae" and self.critic_gae_lambda is None:
+            buffer.returns = psi + buffer.values
+        else:
+            critic_lambda = self.gae_lambda if self.critic_gae_lambda is None else self.critic_gae_lambda
+            critic_lambda = self._now(critic_lambda, "critic_gae_lambda")
+            buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """One update from the batch in the rollout buffer: data, losses, gradient steps, log.
+
+        :raises ValueError: when a gradient is not finite; the weights are then those before the step
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+
+        # 1. Data
+        samples = self.rollout_buffer.samples(self._policy_weights())
+        if self.policy_loss != "vanilla" or self.target_kl is not None:
+            samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+
+        # 2. and 3. Losses and gradient steps
+        if self.joint_optimizer:
+            stats = self._train_jointly(samples)
+        else:
+            stats = self._train_actor(samples)
+            if self.baseline == "value":
+                stats |= self._train_critic(samples)
+        self._n_updates += 1
+
+        # 4. Log
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/gae_lambda", self.rollout_buffer.gae_lambda)
+        self.logger.record("train/batch_size", len(samples.advantages))
+        if self.baseline == "value":
+            explained = explained_variance(samples.old_values.cpu().numpy(), samples.returns.cpu().numpy())
+            self.logger.record("train/explained_variance", explained)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        for name, values in stats.items():
+            self.logger.record(f"train/{name}", float(np.mean(values)))
+
+    def _policy_weights(self) -> Array:
+        """What multiplies log pi at each step: the advantages, normalised and weighted as the parameters say."""
+        buffer = self.rollout_buffer
+        weights = buffer.advantages
+        normaliser = self._batch_rule.normaliser(self.n_envs)
+        if self.normalize_advantage is not False:
+            valid = np.ones(weights.shape, dtype=bool) if buffer.valid is None else buffer.valid
+            weights = standardize(weights, valid, scale=self.normalize_advantage != "center")
+        if normaliser is not None and self.normalize_advantage in (False, "center"):
+            weights = weights * (buffer.n_valid / normaliser)
+        if self.state_discount:
+            weights = weights * self.gamma**buffer.times
+        return weights.astype(np.float32, copy=False)
+
+    def _old_log_probs(self, samples: Samples) -> th.Tensor:
+        """Log-probabilities under the policy that collected, before any step has changed it."""
+        if self.rollout_buffer.has_step_values:
+            return samples.old_log_prob
+        with th.no_grad():
+            return evaluate_log_probs(self.policy, samples.observations, samples.actions)[0]
+
+    def _order(self, batch_size: int | None) -> Any:
+        """The order in which a pass goes through the batch: as it is where one step takes it all."""
+        return self.rollout_buffer.permutation() if batch_size or self.per_step_values else None
+
+    def _policy_loss(self, log_probs: th.Tensor, data: Samples) -> th.Tensor:
+        if self.policy_loss == "importance":
+            return losses.importance_loss(log_probs, data.advantages, data.old_log_prob)
+        if self.policy_loss == "clipped":
+            clip_range = self._now(self.clip_range, "clip_range")
+            return losses.clipped_loss(log_probs, data.advantages, data.old_log_prob, clip_range)
+        return losses.vanilla_loss(log_probs, data.advantages)
+
+    def _too_far(self, log_probs: th.Tensor, data: Samples, stats: Stats) -> bool:
+        """Log how far the policy has moved from the one that collected; True when beyond ``target_kl``."""
+        if self.policy_loss == "vanilla" and self.target_kl is None:
+            return False
+        with th.no_grad():
+            kl = losses.approximate_kl(log_probs, data.old_log_prob).item()
+        stats["approx_kl"].append(kl)
+        return self.target_kl is not None and kl > 1.5 * self.target_kl
+
+    def _train_actor(self, samples: Samples) -> Stats:
+        stats: Stats = defaultdict(list)
+        ent_coef = self._now(self.ent_coef, "ent_coef")
+        for _ in range(self.n_epochs):
+            for data in minibatches(samples, self.batch_size, self._order(self.batch_size)):
+                log_probs, entropy = evaluate_log_probs(self.policy, data.observations, data.actions)
+                if self._too_far(log_probs, data, stats):
+                    return stats
+                policy_loss = self._policy_loss(log_probs, data)
+                entropy_loss = losses.entropy_loss(entropy, log_probs)
+                loss = policy_loss + ent_coef * entropy_loss
+                stats["grad_norm"].append(self._step(self.policy.optimizer, loss, "policy"))
+                stats["policy_loss"].append(policy_loss.item())
+                stats["entropy_loss"].append(entropy_loss.item())
+        return stats
+
+    def _train_critic(self, samples: Samples) -> Stats:
+        stats: Stats = defaultdict(list)
+        optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
+        update_learning_rate(optimizer, self._vf_learning_rate())
+        self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
+        with_q = get_estimator(self.estimator).needs_q
+        for _ in range(self.n_critic_updates):
+            for data in minibatches(samples, self.critic_batch_size, self._order(self.critic_batch_size)):
+                if with_q:
+                    values, q_values = cast(QCriticMixin, self.policy).predict_values_and_q(
+                        data.observations, data.actions
+                    )
+                    loss = losses.value_loss(values, data.returns) + losses.value_loss(q_values, data.returns)
+                else:
+                    values = self.policy.predict_values(data.observations).flatten()
+                    loss = losses.value_loss(values, data.returns)
+                stats["critic_grad_norm"].append(self._step(optimizer, loss, "critic"))
+                stats["value_loss"].append(loss.item())
+        return stats
+
+    def _train_jointly(self, samples: Samples) -> Stats:
+        stats: Stats = defaultdict(list)
+        ent_coef = self._now(self.ent_coef, "ent_coef")
+        for _ in range(self.n_epochs):
+            for data in minibatches(samples, self.batch_size, self._order(self.batch_size)):
+                values, log_probs, entropy = self.policy.evaluate_actions(data.observations, data.actions)
+                if self._too_far(log_probs, data, stats):
+                    return stats
+                policy_loss = self._policy_loss(log_probs, data)
+                value_loss = losses.value_loss(values.flatten(), data.returns)
+                entropy_loss = losses.entropy_loss(entropy, log_probs)
+                loss = policy_loss + ent_coef * entropy_loss + self.vf_coef * value_loss
+                stats["grad_norm"].append(self._step(self.policy.optimizer, loss, "joint"))
+                stats["policy_loss"].append(policy_loss.item())
+                stats["entropy_loss"].append(entropy_loss.item())
+                stats["value_loss"].append(value_loss.item())
+        return stats
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, whose: str) -> float:
+        """One step down the gradient of the loss; returns the gradient's norm before clipping."""
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = th.nn.utils.clip_grad_norm_(parameters, longest).item()
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"the {whose} gradient is {norm} (loss {loss.item()}) at timestep {self.num_timesteps}, update "
+                f"{self._n_updates + 1}; a finite one is expected. The weights are those before this step. A smaller "
+                "learning_rate or vf_learning_rate, max_grad_norm, or normalised rewards may help"
+            )
+        optimizer.step()
+        return norm
+
+    def learn(
+        self: SelfVPG,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 10,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfVPG:
+        """Train, as every SB3 algorithm does.
+
+        :param total_timesteps: environment steps to train for; a lower bound, since batches are whole
+        :param callback: called at every step
+        :param log_interval: updates between two logs
+        :param tb_log_name: name of the run for TensorBoard; None for the class's name
+        :param reset_num_timesteps: start counting at 0, instead of going on
+        :param progress_bar: show one (needs tqdm and rich)
+        :return: the model itself
+        """
+        return super().learn(
+            total_timesteps=total_timesteps,
+            callback=callback,
+            log_interval=log_interval,
+            tb_log_name=type(self).__name__ if tb_log_name is None else tb_log_name,
+            reset_num_timesteps=reset_num_timesteps,
+            progress_bar=progress_bar,
+        )
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        names, variables = super()._get_torch_save_params()
+        return (names if self.joint_optimizer else [*names, "policy.critic_optimizer"]), variables
+
+    @classmethod
+    def load(
+        cls: type[SelfVPG],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfVPG:
+        """Load a model from a zip file, as every SB3 algorithm does.
+
+        :param path: file to load
+        :param env: environment to go on with; None for one that is only asked for actions
+        :param device: where to put it
+        :param custom_objects: replacements for objects that cannot be unpickled
+        :param print_system_info: print what saved it and what loads it
+        :param force_reset: reset the environment before training goes on
+        :param kwargs: constructor parameters to change
+        :raises ValueError: when a keyword is no constructor parameter, or the file is no model of this algorithm
+        """
+        accepted = {name for c in cls.__mro__ if "__init__" in vars(c) for name in signature(c).parameters}
+        for name in kwargs:
+            if name not in accepted:
+                close = difflib.get_close_matches(name, accepted, 1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(f"{name}={kwargs[name]!r} is not a parameter of {cls.__name__}{hint}")
+        _check_model_file(path, cls.__name__)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+
+def _check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str) -> None:
+    """Raise ValueError unless the file is one of ours, before anything in it is unpickled."""
+    file = open_path(path, "r", suffix="zip")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = json.loads(archive.read("data"))
+    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable model file ({error}); expected a zip written by save()") from error
+    finally:
+        if file is path:
+            file.seek(0)
+        else:
+            file.close()
+    if "estimator" not in names or "critic_gae_lambda" not in names:
+        raise ValueError(
+            f"{path} holds a model of another algorithm; {algorithm}.load() reads VPG and REINFORCE models"
+        )
