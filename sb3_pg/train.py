@@ -1,7 +1,7 @@
 """RL Zoo's train command with sb3_pg's algorithms, for installations whose .pth files Python does not read.
 
-``python -m sb3_pg.train`` takes the arguments of ``python -m rl_zoo3.train`` and does the same. After ``pip install --target``,
-with ``python -S`` and with ``SB3_PG_ZOO=0`` only this command knows our algorithms.
+``python -m sb3_pg.train`` takes the arguments of ``python -m rl_zoo3.train`` and does the same. Only this command knows
+our algorithms after ``pip install --target``, with ``python -S`` and with ``SB3_PG_ZOO=0``.
 """
 
 from sb3_pg.zoo.extend import extend_all

@@ -36,6 +36,7 @@ from sb3_pg.policies import (
     QCriticMixin,
     evaluate_log_probs,
     split_optimizers,
+    use_numpy_tanh,
 )
 from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches
 from sb3_pg.rollout.collector import BatchRule, collect, critic_pass, q_pass
@@ -234,6 +235,8 @@ class VPG(OnPolicyAlgorithm):
         if get_estimator(self.estimator).needs_q:
             self.policy_kwargs["q_critic"] = True
         super()._setup_model()
+        if not self.per_step_values:
+            use_numpy_tanh(self.policy)
         if not self.joint_optimizer:
             split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
 
@@ -385,7 +388,7 @@ class VPG(OnPolicyAlgorithm):
                     return stats
                 policy_loss = self._policy_loss(log_probs, data)
                 entropy_loss = losses.entropy_loss(entropy, log_probs)
-                loss = policy_loss + ent_coef * entropy_loss
+                loss = policy_loss + ent_coef * entropy_loss if ent_coef else policy_loss
                 stats["grad_norm"].append(self._step(self.policy.optimizer, loss, "policy"))
                 stats["policy_loss"].append(policy_loss.item())
                 stats["entropy_loss"].append(entropy_loss.item())

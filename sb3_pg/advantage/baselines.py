@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sb3_pg.advantage.estimators import Array, Trajectories
 
 
-def no_baseline(returns: Array, trajectories: Trajectories) -> Array:
+def no_baseline(returns: Array, trajectories: Trajectories) -> Array:  # noqa: ARG001  the table's signature
     """No baseline, b = 0: plain REINFORCE; and the value baseline, which the estimators have subtracted already."""
     return np.zeros((1, 1), dtype=returns.dtype)
 
@@ -67,7 +67,7 @@ def _times_where_valid(trajectories: Trajectories) -> NDArray[np.integer[Any]]:
 def _by_time(returns: Array, trajectories: Trajectories) -> tuple[Array, Array]:
     """Sum and number of the returns for every count of steps into the episode."""
     times = trajectories.times[trajectories.valid]
-    sums: Array = np.bincount(times, weights=returns[trajectories.valid])
+    sums: Array = np.asarray(np.bincount(times, weights=returns[trajectories.valid]), dtype=np.float64)
     counts: Array = np.bincount(times).astype(np.float64)
     return sums, counts
 

@@ -1,12 +1,12 @@
 """The environments of the project, registered with Gymnasium when this package is imported.
 
-==================== =============================================================== ===================================
-id                   task                                                            end of an episode
-==================== =============================================================== ===================================
-``LineWorld-v0``     reach a random cell on a line of 10 cells                       terminated after 10 steps
-``GridWorld-v0``     the same on a 10 x 10 grid                                      terminated after 20 steps
-``CartPoleSwingUp-v0`` swing a hanging pole up, by pushing the cart it hangs from    cart off the track, or 500 steps
-==================== =============================================================== ===================================
+====================== ========================================================== ================================
+id                     task                                                       end of an episode
+====================== ========================================================== ================================
+``LineWorld-v0``       reach a random cell on a line of 10 cells                  terminated after 10 steps
+``GridWorld-v0``       the same on a 10 x 10 grid                                 terminated after 20 steps
+``CartPoleSwingUp-v0`` swing a hanging pole up, by pushing the cart it hangs from cart off the track, or 500 steps
+====================== ========================================================== ================================
 
 The farthest two cells are 9 steps apart on the line and 18 on the grid, so every target can be reached in time. Both
 world ids are :class:`~sb3_pg.envs.line_world.LineWorld`; it has no ``max_episode_steps``, because its fixed length is

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    MultiCategoricalDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
 
-from sb3_pg.policies import overrides
+from sb3_pg.policies import NumpyTanh, overrides
 from sb3_pg.rollout.buffer import Observations
+
+Array = NDArray[Any]
+
+# The methods that stand between an observation and an action in SB3's policy. A subclass that overrides one of them
+# is asked for every action through torch.
+_ACTING_METHODS = (
+    "forward",
+    "extract_features",
+    "get_distribution",
+    "_get_action_dist_from_latent",
+    "_predict",
+    "obs_to_tensor",
+)
+
+# Each with an input whose output is exactly 1 in float32.
+_ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array, Array], Any], float]] = {
+    nn.Tanh: (np.tanh, 20.0),
+    NumpyTanh: (np.tanh, 20.0),
+    nn.ReLU: (lambda x, out: np.maximum(x, 0.0, out), 1.0),
+}
+
+# Steps that noise is drawn for at a time when the length of the rollout is not known.
+_NOISE_ROWS = 512
 
 
 class Actor(Protocol):
-    """Draws actions from a policy."""
+    """Draws actions from a policy, for one rollout during which its weights do not change."""
 
+    name: str
+    """For the log."""
     gives_values: bool
     """Whether ``values`` and ``log_probs`` are there after each call."""
 
-    def __call__(self, observations: Observations) -> NDArray[Any]:
+    def __call__(self, observations: Observations) -> Array:
         """Actions for one observation of every environment, shape ``(n_envs, *action_shape)``."""
         ...
 
@@ -32,12 +66,13 @@ class TorchActor:
     Right for every policy that does not override ``forward``. Draws from torch's generator what SB3 would draw.
     """
 
+    name = "torch, actions only"
     gives_values = False
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
 
-    def __call__(self, observations: Observations) -> NDArray[Any]:
+    def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
         with th.no_grad():
             tensor: Any = obs_as_tensor(observations, self.policy.device)
@@ -48,39 +83,158 @@ class TorchActor:
 class ForwardActor:
     """SB3's own collection: ``policy.forward`` at every step, with values and log-probabilities."""
 
+    name = "torch, policy.forward at every step"
     gives_values = True
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
-        self.values: NDArray[Any] = np.empty(0)
-        self.log_probs: NDArray[Any] = np.empty(0)
+        self.values: Array = np.empty(0)
+        self.log_probs: Array = np.empty(0)
 
-    def __call__(self, observations: Observations) -> NDArray[Any]:
+    def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
         with th.no_grad():
             actions, values, log_probs = self.policy(obs_as_tensor(observations, self.policy.device))
         self.values = values.cpu().numpy().flatten()
         self.log_probs = log_probs.cpu().numpy()
-        drawn: NDArray[Any] = actions.cpu().numpy()
+        drawn: Array = actions.cpu().numpy()
         return drawn
 
 
-def choose_actor(policy: ActorCriticPolicy, per_step_values: bool) -> Actor:
+class NumpyActor:
+    """Stock multilayer perceptrons in NumPy, with noise drawn once for many steps.
+
+    At the sizes of a rollout step a NumPy call costs a tenth of a torch one. The distribution is the policy's: mean
+    plus noise for a Gaussian, the Gumbel-max trick (Gumbel 1954) for categories, logistic noise for bits; the random
+    numbers come from torch's generator, but are not those that SB3 would draw.
+    """
+
+    name = "NumPy"
+    gives_values = False
+
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
+        assert not why_not_numpy(policy)
+        modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+        activations = [_ACTIVATIONS[type(module)] for module in modules[1::2]]
+        ones = [one for _, one in activations] + [None]
+        self._weights = [_with_bias(layer, one) for layer, one in zip(modules[0::2], ones, strict=True)]
+        self._activations = [
+            (activate, np.empty((n_envs, weight.shape[1]), dtype=np.float32))
+            for (activate, _), weight in zip(activations, self._weights[:-1], strict=True)
+        ]
+        self._input = np.ones((n_envs, self._weights[0].shape[0]), dtype=np.float32)
+        self._inputs = self._input[:, :-1]
+        self._n_envs = n_envs
+        self._rows = n_rows or _NOISE_ROWS
+        self._next_row = self._rows
+        self._noise: Array = np.empty(0)
+        self._draw, self._decide = _sampling(policy)
+
+    def __call__(self, observations: Observations) -> Array:
+        """See :class:`Actor`."""
+        row = self._next_row
+        if row == self._rows:
+            self._noise, row = self._draw((self._rows, self._n_envs, self._weights[-1].shape[1])), 0
+        self._next_row = row + 1
+        self._inputs[...] = observations.reshape(self._inputs.shape)  # type: ignore[union-attr]
+        x = self._input
+        for weight, (activate, out) in zip(self._weights, self._activations, strict=False):
+            np.dot(x, weight, out)
+            activate(out, out)
+            x = out
+        return self._decide(np.dot(x, self._weights[-1]), self._noise[row])
+
+
+def _with_bias(layer: nn.Linear, one: float | None) -> Array:
+    """Weights and bias as one matrix, for inputs whose last column is 1.
+
+    :param one: what the activation turns into 1, so that the output has such a column again; None for the last layer
+    """
+    weight, bias = layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+    n_inputs, n_outputs = weight.shape
+    whole = np.zeros((n_inputs + 1, n_outputs + (one is not None)), dtype=np.float32)
+    whole[:-1, :n_outputs], whole[-1, :n_outputs] = weight, bias
+    if one is not None:
+        whole[-1, -1] = one
+    return whole
+
+
+def _identity(x: Array) -> Array:
+    return x
+
+
+def _gumbel(shape: tuple[int, ...]) -> Array:
+    drawn: Array = th.empty(shape).exponential_().log_().neg_().numpy()
+    return drawn
+
+
+def _sampling(
+    policy: ActorCriticPolicy,
+) -> tuple[Callable[[tuple[int, ...]], Array], Callable[[Array, Array], Array]]:
+    """How noise is drawn for many steps, and how the network's output and a step's noise make actions."""
+    distribution = policy.action_dist
+    if isinstance(distribution, DiagGaussianDistribution):
+        std = policy.log_std.detach().exp()
+        shape = (-1, *policy.action_space.shape)  # type: ignore[misc]
+        return lambda size: (th.randn(size) * std).numpy(), lambda mean, noise: (mean + noise).reshape(shape)
+    if isinstance(distribution, CategoricalDistribution):
+        return _gumbel, lambda logits, noise: np.add(logits, noise).argmax(axis=1)
+    if isinstance(distribution, MultiCategoricalDistribution):
+        ends = np.cumsum(distribution.action_dims)[:-1]
+        return _gumbel, lambda logits, noise: np.stack(
+            [part.argmax(axis=1) for part in np.split(logits + noise, ends, axis=1)], axis=1
+        )
+    return lambda size: _gumbel(size) - _gumbel(size), lambda logits, noise: (logits + noise > 0).astype(np.float32)
+
+
+def why_not_numpy(policy: ActorCriticPolicy) -> str:
+    """What keeps the NumPy actor from being exactly this policy; empty if nothing does."""
+    space = policy.observation_space
+    layers = getattr(policy.mlp_extractor, "policy_net", ())
+    checks = {
+        "not on the CPU": policy.device.type != "cpu",
+        f"{type(policy).__name__} overrides how actions are made": overrides(policy, *_ACTING_METHODS),
+        "gSDE": policy.use_sde or policy.squash_output,
+        "observations are not a Box of numbers": not isinstance(space, spaces.Box) or space.dtype.kind != "f",
+        f"features extractor {type(policy.pi_features_extractor).__name__}": type(policy.pi_features_extractor)
+        is not FlattenExtractor,
+        f"network {type(policy.mlp_extractor).__name__}": type(policy.mlp_extractor) is not MlpExtractor,
+        "a layer that is neither Linear, Tanh nor ReLU": not _alternates([*layers, policy.action_net]),
+        f"distribution {type(policy.action_dist).__name__}": type(policy.action_dist)
+        not in (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution),
+        "hooks on the policy": any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()),
+    }
+    return next((reason for reason, applies in checks.items() if applies), "")
+
+
+def _alternates(layers: list[nn.Module]) -> bool:
+    """Whether the layers are Linear, activation, Linear, activation, ..., Linear, with float32 weights."""
+    linear, between = layers[0::2], layers[1::2]
+    return (
+        len(layers) % 2 == 1
+        and all(type(m) is nn.Linear and m.bias is not None and m.weight.dtype == th.float32 for m in linear)
+        and all(type(m) in _ACTIVATIONS for m in between)
+    )
+
+
+def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, n_rows: int | None) -> Actor:
     """The fastest way of drawing actions that gives this policy exactly what it says.
 
     :param per_step_values: the user asks for SB3's own way
+    :param n_envs: environments that step together
+    :param n_rows: steps in the rollout; None if not known
     """
     if per_step_values or overrides(policy, "forward"):
         return ForwardActor(policy)
-    return TorchActor(policy)
+    return TorchActor(policy) if why_not_numpy(policy) else NumpyActor(policy, n_envs, n_rows)
 
 
-def to_environment(policy: ActorCriticPolicy, actions: NDArray[Any]) -> NDArray[Any]:
-    """Clip or rescale continuous actions to the bounds of the space; others pass as they are."""
+def to_environment(policy: ActorCriticPolicy) -> Callable[[Array], Array]:
+    """How actions are clipped or rescaled to the bounds of a continuous space; others pass as they are."""
     space = policy.action_space
     if not isinstance(space, spaces.Box):
-        return actions
+        return _identity
     if policy.squash_output:
-        return policy.unscale_action(actions)
-    clipped: NDArray[Any] = np.clip(actions, space.low, space.high)
-    return clipped
+        return policy.unscale_action
+    low, high = space.low, space.high
+    return lambda actions: np.minimum(np.maximum(actions, low), high)

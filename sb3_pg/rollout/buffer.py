@@ -104,6 +104,9 @@ class TrajectoryBuffer(RolloutBuffer):
         self._starts = storage["starts"][: rows + 1]
         self.episode_starts, self.dones = self._starts[:-1], self._starts[1:]
         self.observations = self.observations_with_last(rows)
+        self._parts = [(key, part, part.shape[1:]) for key, part in storage["observations"].items()]
+        self._action_shape = self.actions.shape[1:]
+        self._room = rows
 
     def observations_with_last(self, rows: int) -> Observations:
         """The first ``rows`` rows of observations; ``n_steps + 1`` includes those after the last step."""
@@ -127,19 +130,19 @@ class TrajectoryBuffer(RolloutBuffer):
         :param dones: shape ``(n_envs,)``
         """
         step = self.pos
-        if step == len(self.rewards):
+        if step == self._room:
             self._allocate(2 * step)
             self._expose(2 * step)
         self._put_observations(step, observations)
-        self.actions[step] = actions.reshape(self.actions.shape[1:])
+        self.actions[step] = actions.reshape(self._action_shape)
         self.rewards[step] = rewards
         self._starts[step + 1] = dones
         self.pos = step + 1
 
     def _put_observations(self, row: int, observations: Observations) -> None:
-        for key, part in self._storage["observations"].items():
+        for key, part, shape in self._parts:
             given = observations[key] if isinstance(observations, dict) else observations
-            part[row] = given.reshape(part.shape[1:])
+            part[row] = given.reshape(shape)
 
     def close(self, last_observations: Observations, valid: NDArray[np.bool_] | None) -> None:
         """End the rollout: keep the rows that were written, and remember what the next rollout begins with.
@@ -224,7 +227,8 @@ class TrajectoryBuffer(RolloutBuffer):
         SB3 numbers the steps environment by environment, and this buffer by time: the permutation is translated, so
         that the same seed gives the same minibatches as in SB3.
         """
-        drawn: NDArray[np.int64] = np.random.permutation(self.n_valid)  # noqa: seeds this one
+        # The global generator is the one that SB3 seeds and draws from
+        drawn: NDArray[np.int64] = np.random.permutation(self.n_valid)  # noqa: NPY002
         if self.valid is not None:
             return drawn
         n_steps, n_envs = self.rewards.shape

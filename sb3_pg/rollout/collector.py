@@ -95,7 +95,9 @@ def collect(
     if model.use_sde:
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
-    actor = choose_actor(policy, per_step_values)
+    actor = choose_actor(policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
+    step_values = actor if isinstance(actor, ForwardActor) else None
+    clip = to_environment(policy)
     scope: dict[str, Any] = {
         "self": model,
         "env": env,
@@ -114,28 +116,28 @@ def collect(
         except ValueError:
             # torch refuses NaN parameters of a distribution without saying where they came from
             nothing = np.zeros(env.num_envs)
-            buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing)
+            buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing > 0)
             buffer.check_finite(model.num_timesteps)
             raise
-        clipped_actions = to_environment(policy, actions)
+        clipped_actions = clip(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
 
-        scope.update(
-            n_steps=n_steps, actions=actions, clipped_actions=clipped_actions,
-            new_obs=new_obs, rewards=rewards, dones=dones, infos=infos,
-        )  # fmt: skip
-        if isinstance(actor, ForwardActor):
-            scope.update(values=actor.values, log_probs=actor.log_probs)
+        scope["n_steps"], scope["actions"], scope["clipped_actions"] = n_steps, actions, clipped_actions
+        scope["new_obs"], scope["rewards"], scope["dones"], scope["infos"] = new_obs, rewards, dones, infos
+        if step_values is not None:
+            scope["values"], scope["log_probs"] = step_values.values, step_values.log_probs
         callback.update_locals(scope)
         if not callback.on_step():
             return False
-        model._update_info_buffer(infos, dones)
+        n_done = np.count_nonzero(dones)
+        if n_done or _has_episode(infos):
+            model._update_info_buffer(infos, dones)
 
         buffer.append(observations, actions, rewards, dones)
-        if isinstance(actor, ForwardActor):
-            buffer.values[n_steps], buffer.log_probs[n_steps] = actor.values, actor.log_probs
-        if dones.any():
+        if step_values is not None:
+            buffer.values[n_steps], buffer.log_probs[n_steps] = step_values.values, step_values.log_probs
+        if n_done:
             buffer.terminal_observations += _time_limits(n_steps, dones, infos)
         model._last_obs = new_obs  # type: ignore[assignment]
         model._last_episode_starts = dones
@@ -156,6 +158,14 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
         model._last_obs = env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     buffer.reset(model._last_episode_starts)
+
+
+def _has_episode(infos: list[dict[str, Any]]) -> bool:
+    """Whether a Monitor reports an episode, which it may do without an environment being done."""
+    for info in infos:  # noqa: SIM110  any() over a generator takes three times as long, at every step
+        if "episode" in info:
+            return True
+    return False
 
 
 def _time_limits(step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> list[TerminalObservation]:
@@ -208,7 +218,7 @@ def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstra
     n_steps, n_envs = buffer.rewards.shape
     with th.no_grad():
         if buffer.has_step_values:
-            last = policy.predict_values(obs_as_tensor(buffer.last_observations, policy.device))  # type: ignore[arg-type]
+            last = policy.predict_values(obs_as_tensor(buffer.last_observations, policy.device))
             last_values = last.cpu().numpy().reshape(1, n_envs)
         else:
             values = predict_values(policy, _flatten(buffer.observations_with_last(n_steps + 1)))
@@ -267,7 +277,7 @@ def _stack(observations: tuple[Observations, ...], buffer: TrajectoryBuffer) -> 
     stored = buffer.observations
     if isinstance(stored, dict):
         return {
-            key: np.stack([part[key] for part in observations]).astype(rows.dtype).reshape(-1, *rows.shape[2:])  # type: ignore[call-overload]
+            key: np.stack([part[key] for part in observations]).astype(rows.dtype).reshape(-1, *rows.shape[2:])
             for key, rows in stored.items()
         }
     whole: NDArray[Any] = np.stack(observations).astype(stored.dtype).reshape(-1, *stored.shape[2:])  # type: ignore[arg-type]
