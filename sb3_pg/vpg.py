@@ -9,6 +9,7 @@ import math
 import pathlib
 import zipfile
 from collections import defaultdict
+from collections.abc import Callable
 from inspect import signature
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -38,12 +39,15 @@ from sb3_pg.policies import (
     split_optimizers,
     use_numpy_tanh,
 )
-from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches
+from sb3_pg.rollout.actors import describe_actor
+from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches, pieces
 from sb3_pg.rollout.collector import BatchRule, collect, critic_pass, q_pass
 from sb3_pg.schedules import ScheduleLike, as_schedule
+from sb3_pg.threads import one_thread_if_small
 
 SelfVPG = TypeVar("SelfVPG", bound="VPG")
 Stats = dict[str, list[float]]
+Losses = dict[str, th.Tensor]
 
 
 class VPG(OnPolicyAlgorithm):
@@ -271,7 +275,8 @@ class VPG(OnPolicyAlgorithm):
             return False
         if self.truncation == "discard":
             rollout_buffer.discard_truncated()
-        self._estimate_advantages(rollout_buffer)
+        with one_thread_if_small(self.policy):
+            self._estimate_advantages(rollout_buffer)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -316,12 +321,8 @@ class VPG(OnPolicyAlgorithm):
             samples = samples._replace(old_log_prob=self._old_log_probs(samples))
 
         # 2. and 3. Losses and gradient steps
-        if self.joint_optimizer:
-            stats = self._train_jointly(samples)
-        else:
-            stats = self._train_actor(samples)
-            if self.baseline == "value":
-                stats |= self._train_critic(samples)
+        with one_thread_if_small(self.policy):
+            stats = self._train_jointly(samples) if self.joint_optimizer else self._train_apart(samples)
         self._n_updates += 1
 
         # 4. Log
@@ -335,6 +336,19 @@ class VPG(OnPolicyAlgorithm):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         for name, values in stats.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
+
+    def _train_jointly(self, samples: Samples) -> Stats:
+        return self._descend(self.policy.optimizer, self._joint_losses, samples, self.batch_size, self.n_epochs)
+
+    def _train_apart(self, samples: Samples) -> Stats:
+        stats = self._descend(self.policy.optimizer, self._actor_losses, samples, self.batch_size, self.n_epochs)
+        if self.baseline == "value":
+            optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
+            update_learning_rate(optimizer, self._vf_learning_rate())
+            self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
+            fit = self._descend(optimizer, self._critic_losses, samples, self.critic_batch_size, self.n_critic_updates)
+            stats |= {"value_loss": fit["value_loss"], "critic_grad_norm": fit["grad_norm"]}
+        return stats
 
     def _policy_weights(self) -> Array:
         """What multiplies log pi at each step: the advantages, normalised and weighted as the parameters say."""
@@ -369,84 +383,100 @@ class VPG(OnPolicyAlgorithm):
             return losses.clipped_loss(log_probs, data.advantages, data.old_log_prob, clip_range)
         return losses.vanilla_loss(log_probs, data.advantages)
 
-    def _too_far(self, log_probs: th.Tensor, data: Samples, stats: Stats) -> bool:
-        """Log how far the policy has moved from the one that collected; True when beyond ``target_kl``."""
-        if self.policy_loss == "vanilla" and self.target_kl is None:
-            return False
-        with th.no_grad():
-            kl = losses.approximate_kl(log_probs, data.old_log_prob).item()
-        stats["approx_kl"].append(kl)
-        return self.target_kl is not None and kl > 1.5 * self.target_kl
-
-    def _train_actor(self, samples: Samples) -> Stats:
-        stats: Stats = defaultdict(list)
+    def _actor_terms(self, log_probs: th.Tensor, entropy: th.Tensor | None, data: Samples) -> Losses:
+        """The actor's part of the loss, and what is logged of it."""
+        policy_loss = self._policy_loss(log_probs, data)
+        entropy_loss = losses.entropy_loss(entropy, log_probs)
         ent_coef = self._now(self.ent_coef, "ent_coef")
-        for _ in range(self.n_epochs):
-            for data in minibatches(samples, self.batch_size, self._order(self.batch_size)):
-                log_probs, entropy = evaluate_log_probs(self.policy, data.observations, data.actions)
-                if self._too_far(log_probs, data, stats):
-                    return stats
-                policy_loss = self._policy_loss(log_probs, data)
-                entropy_loss = losses.entropy_loss(entropy, log_probs)
-                loss = policy_loss + ent_coef * entropy_loss if ent_coef else policy_loss
-                stats["grad_norm"].append(self._step(self.policy.optimizer, loss, "policy"))
-                stats["policy_loss"].append(policy_loss.item())
-                stats["entropy_loss"].append(entropy_loss.item())
-        return stats
+        # Without the bonus its graph is left out; in a joint optimizer A2C's sum is kept, term by term
+        total = policy_loss + ent_coef * entropy_loss if ent_coef or self.joint_optimizer else policy_loss
+        terms = {"loss": total, "policy_loss": policy_loss, "entropy_loss": entropy_loss}
+        if self.policy_loss != "vanilla" or self.target_kl is not None:
+            with th.no_grad():
+                terms["approx_kl"] = losses.approximate_kl(log_probs, data.old_log_prob)
+        return terms
 
-    def _train_critic(self, samples: Samples) -> Stats:
+    def _actor_losses(self, data: Samples) -> Losses:
+        log_probs, entropy = evaluate_log_probs(self.policy, data.observations, data.actions)
+        return self._actor_terms(log_probs, entropy, data)
+
+    def _critic_losses(self, data: Samples) -> Losses:
+        if not get_estimator(self.estimator).needs_q:
+            values = self.policy.predict_values(data.observations).flatten()
+            loss = losses.value_loss(values, data.returns)
+        else:
+            policy = cast(QCriticMixin, self.policy)
+            values, q_values = policy.predict_values_and_q(data.observations, data.actions)
+            loss = losses.value_loss(values, data.returns) + losses.value_loss(q_values, data.returns)
+        return {"loss": loss, "value_loss": loss}
+
+    def _joint_losses(self, data: Samples) -> Losses:
+        values, log_probs, entropy = self.policy.evaluate_actions(data.observations, data.actions)
+        terms = self._actor_terms(log_probs, entropy, data)
+        terms["value_loss"] = losses.value_loss(values.flatten(), data.returns)
+        terms["loss"] = terms["loss"] + self.vf_coef * terms["value_loss"]
+        return terms
+
+    def _descend(
+        self,
+        optimizer: th.optim.Optimizer,
+        losses_of: Callable[[Samples], Losses],
+        samples: Samples,
+        batch_size: int | None,
+        n_passes: int,
+    ) -> Stats:
+        """Take the optimizer's steps: ``n_passes`` passes over the batch, one step for each minibatch.
+
+        :return: what is to be logged, one number for each step
+        """
         stats: Stats = defaultdict(list)
-        optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
-        update_learning_rate(optimizer, self._vf_learning_rate())
-        self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
-        with_q = get_estimator(self.estimator).needs_q
-        for _ in range(self.n_critic_updates):
-            for data in minibatches(samples, self.critic_batch_size, self._order(self.critic_batch_size)):
-                if with_q:
-                    values, q_values = cast(QCriticMixin, self.policy).predict_values_and_q(
-                        data.observations, data.actions
-                    )
-                    loss = losses.value_loss(values, data.returns) + losses.value_loss(q_values, data.returns)
-                else:
-                    values = self.policy.predict_values(data.observations).flatten()
-                    loss = losses.value_loss(values, data.returns)
-                stats["critic_grad_norm"].append(self._step(optimizer, loss, "critic"))
-                stats["value_loss"].append(loss.item())
-        return stats
-
-    def _train_jointly(self, samples: Samples) -> Stats:
-        stats: Stats = defaultdict(list)
-        ent_coef = self._now(self.ent_coef, "ent_coef")
-        for _ in range(self.n_epochs):
-            for data in minibatches(samples, self.batch_size, self._order(self.batch_size)):
-                values, log_probs, entropy = self.policy.evaluate_actions(data.observations, data.actions)
-                if self._too_far(log_probs, data, stats):
+        for _ in range(n_passes):
+            for data in minibatches(samples, batch_size, self._order(batch_size)):
+                terms = self._backward(optimizer, losses_of, data)
+                loss = terms.pop("loss")
+                too_far = self.target_kl is not None and terms.get("approx_kl", 0.0) > 1.5 * self.target_kl
+                if not too_far:
+                    terms["grad_norm"] = self._step(optimizer, loss)
+                for name, value in terms.items():
+                    stats[name].append(value)
+                if too_far:
                     return stats
-                policy_loss = self._policy_loss(log_probs, data)
-                value_loss = losses.value_loss(values.flatten(), data.returns)
-                entropy_loss = losses.entropy_loss(entropy, log_probs)
-                loss = policy_loss + ent_coef * entropy_loss + self.vf_coef * value_loss
-                stats["grad_norm"].append(self._step(self.policy.optimizer, loss, "joint"))
-                stats["policy_loss"].append(policy_loss.item())
-                stats["entropy_loss"].append(entropy_loss.item())
-                stats["value_loss"].append(value_loss.item())
         return stats
 
-    def _step(self, optimizer: th.optim.Optimizer, loss: th.Tensor, whose: str) -> float:
-        """One step down the gradient of the loss; returns the gradient's norm before clipping."""
+    @staticmethod
+    def _backward(
+        optimizer: th.optim.Optimizer, losses_of: Callable[[Samples], Losses], data: Samples
+    ) -> dict[str, float]:
+        """Gradient of the mean loss over a minibatch, summed over pieces of bounded memory."""
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        means: dict[str, float] = defaultdict(float)
+        for piece in pieces(data):
+            share = len(piece.advantages) / len(data.advantages)
+            terms = losses_of(piece)
+            (terms["loss"] * share).backward()  # type: ignore[no-untyped-call]
+            for name, term in terms.items():
+                means[name] += share * term.item()
+        return means
+
+    def _step(self, optimizer: th.optim.Optimizer, loss: float) -> float:
+        """One step along the gradient that is there; returns its norm before clipping."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = th.nn.utils.clip_grad_norm_(parameters, longest).item()
         if not math.isfinite(norm):
+            whose = "policy" if optimizer is self.policy.optimizer else "critic"
             raise ValueError(
-                f"the {whose} gradient is {norm} (loss {loss.item()}) at timestep {self.num_timesteps}, update "
-                f"{self._n_updates + 1}; a finite one is expected. The weights are those before this step. A smaller "
+                f"the gradient of the {whose} optimizer is {norm} (loss {loss}) at timestep "
+                f"{self.num_timesteps}, update {self._n_updates + 1}; a finite one is expected. The weights are those before this step. A smaller "
                 "learning_rate or vf_learning_rate, max_grad_norm, or normalised rewards may help"
             )
         optimizer.step()
         return norm
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        if self.verbose >= 1:
+            print(f"Actions are drawn by {describe_actor(self.policy, self.per_step_values)}")
+        return super()._setup_learn(*args, **kwargs)
 
     def learn(
         self: SelfVPG,

@@ -50,8 +50,6 @@ _NOISE_ROWS = 512
 class Actor(Protocol):
     """Draws actions from a policy, for one rollout during which its weights do not change."""
 
-    name: str
-    """For the log."""
     gives_values: bool
     """Whether ``values`` and ``log_probs`` are there after each call."""
 
@@ -66,7 +64,6 @@ class TorchActor:
     Right for every policy that does not override ``forward``. Draws from torch's generator what SB3 would draw.
     """
 
-    name = "torch, actions only"
     gives_values = False
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -83,7 +80,6 @@ class TorchActor:
 class ForwardActor:
     """SB3's own collection: ``policy.forward`` at every step, with values and log-probabilities."""
 
-    name = "torch, policy.forward at every step"
     gives_values = True
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -109,7 +105,6 @@ class NumpyActor:
     numbers come from torch's generator, but are not those that SB3 would draw.
     """
 
-    name = "NumPy"
     gives_values = False
 
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
@@ -215,6 +210,16 @@ def _alternates(layers: list[nn.Module]) -> bool:
         and all(type(m) is nn.Linear and m.bias is not None and m.weight.dtype == th.float32 for m in linear)
         and all(type(m) in _ACTIVATIONS for m in between)
     )
+
+
+def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
+    """One line on how actions are drawn, and why not in a faster way."""
+    if per_step_values:
+        return "policy.forward at every step (per_step_values=True)"
+    if overrides(policy, "forward"):
+        return f"policy.forward at every step ({type(policy).__name__} overrides it)"
+    reason = why_not_numpy(policy)
+    return f"torch ({reason})" if reason else "NumPy"
 
 
 def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, n_rows: int | None) -> Actor:

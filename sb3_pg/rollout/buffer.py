@@ -16,6 +16,10 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTo
 from sb3_pg.advantage.estimators import Array, Trajectories, times_in_episode
 
 Observations = NDArray[Any] | dict[str, NDArray[Any]]
+# Memory for the observations of one forward pass: what the networks need on top stays small beside the rollout,
+# whatever the batch size.
+PIECE_BYTES = 2**25
+
 Samples = RolloutBufferSamples | DictRolloutBufferSamples
 
 
@@ -278,7 +282,20 @@ def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int6
         yield _take(samples, part)
 
 
-def _take(samples: Samples, indices: th.Tensor) -> Samples:
+def pieces(samples: Samples) -> Iterator[Samples]:
+    """Cut a minibatch into consecutive pieces whose observations, as float32, fit into ``PIECE_BYTES``; no copies."""
+    observations: Any = samples.observations
+    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
+    rows = max(1, PIECE_BYTES // max(1, sum(4 * part[0].numel() for part in parts)))
+    size = len(samples.advantages)
+    if size <= rows:
+        yield samples
+        return
+    for first in range(0, size, rows):
+        yield _take(samples, slice(first, first + rows))
+
+
+def _take(samples: Samples, indices: th.Tensor | slice) -> Samples:
     observations: Any = samples.observations
     chosen: PyTorchObs
     if isinstance(observations, dict):

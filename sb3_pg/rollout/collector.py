@@ -17,14 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg.advantage.estimators import Array
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import ForwardActor, choose_actor, to_environment
-from sb3_pg.rollout.buffer import Observations, TerminalObservation, TrajectoryBuffer
+from sb3_pg.rollout.buffer import PIECE_BYTES, Observations, TerminalObservation, TrajectoryBuffer
 
 # A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
 LONGEST_EPISODE = 200_000
-
-# Memory for the observations of one forward pass of the critic, in bytes: its activations stay small beside the
-# rollout, whatever the batch size.
-_CRITIC_PASS_BYTES = 2**25
 
 
 @dataclass(frozen=True)
@@ -253,7 +249,7 @@ def predict_values(policy: ActorCriticPolicy, observations: Observations) -> Arr
     """
     parts = list(observations.values()) if isinstance(observations, dict) else [observations]
     size = len(parts[0])
-    rows = max(1, _CRITIC_PASS_BYTES // max(1, sum(4 * part[:1].size for part in parts)))
+    rows = max(1, PIECE_BYTES // max(1, sum(4 * part[:1].size for part in parts)))
     values = []
     for first in range(0, size, rows):
         piece: Any = (
