@@ -107,6 +107,16 @@ class MultiInputActorCriticPolicy(QCriticMixin, SB3MultiInputPolicy):
     """MultiInputPolicy: SB3's ``MultiInputActorCriticPolicy``, for Dict observations."""
 
 
+def is_plain_mlp(modules: list[nn.Module]) -> bool:
+    """Whether the modules are Linear, activation, Linear, ..., Linear, in float32, with Tanh or ReLU between."""
+    linear, between = modules[0::2], modules[1::2]
+    return (
+        len(modules) % 2 == 1
+        and all(type(m) is nn.Linear and m.bias is not None and m.weight.dtype == th.float32 for m in linear)
+        and all(type(m) in (nn.Tanh, NumpyTanh, nn.ReLU) for m in between)
+    )
+
+
 def sample_observation(policy: SB3ActorCriticPolicy) -> PyTorchObs:
     """One observation of the policy's space, as a batch of one; the global random state is left alone."""
     space = policy.observation_space

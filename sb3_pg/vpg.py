@@ -30,6 +30,7 @@ from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_parameters
+from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -346,7 +347,11 @@ class VPG(OnPolicyAlgorithm):
             optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
             update_learning_rate(optimizer, self._vf_learning_rate())
             self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
-            fit = self._descend(optimizer, self._critic_losses, samples, self.critic_batch_size, self.n_critic_updates)
+            if why_not_numpy_critic(self.policy) or get_estimator(self.estimator).needs_q:
+                batch_size, n_passes = self.critic_batch_size, self.n_critic_updates
+                fit = self._descend(optimizer, self._critic_losses, samples, batch_size, n_passes)
+            else:
+                fit = self._fit_numpy_critic(optimizer, samples)
             stats |= {"value_loss": fit["value_loss"], "critic_grad_norm": fit["grad_norm"]}
         return stats
 
@@ -458,20 +463,43 @@ class VPG(OnPolicyAlgorithm):
                 means[name] += share * term.item()
         return means
 
+    def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
+        """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""
+        critic = NumpyCritic(self.policy)
+        flat_gradient = critic.allocate_gradient()
+        longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        observations = cast(th.Tensor, samples.observations).numpy()
+        observations, returns = observations.reshape(len(observations), -1), samples.returns.numpy()
+        batch_size = min(self.critic_batch_size or len(returns), len(returns))
+        stats: Stats = defaultdict(list)
+        for _ in range(self.n_critic_updates):
+            order = self._order(self.critic_batch_size)
+            for first in range(0, len(returns), batch_size):
+                rows = slice(None) if order is None else order[first : first + batch_size]
+                loss = critic.gradient(observations[rows], returns[rows])
+                norm = clip_norm(flat_gradient, longest)
+                self._check_gradient(norm, loss, "critic")
+                optimizer.step()
+                stats["value_loss"].append(loss)
+                stats["grad_norm"].append(norm)
+        return stats
+
     def _step(self, optimizer: th.optim.Optimizer, loss: float) -> float:
         """One step along the gradient that is there; returns its norm before clipping."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = th.nn.utils.clip_grad_norm_(parameters, longest).item()
-        if not math.isfinite(norm):
-            whose = "policy" if optimizer is self.policy.optimizer else "critic"
-            raise ValueError(
-                f"the gradient of the {whose} optimizer is {norm} (loss {loss}) at timestep "
-                f"{self.num_timesteps}, update {self._n_updates + 1}; a finite one is expected. The weights are those before this step. A smaller "
-                "learning_rate or vf_learning_rate, max_grad_norm, or normalised rewards may help"
-            )
+        self._check_gradient(norm, loss, "policy" if optimizer is self.policy.optimizer else "critic")
         optimizer.step()
         return norm
+
+    def _check_gradient(self, norm: float, loss: float, whose: str) -> None:
+        if not math.isfinite(norm):
+            raise ValueError(
+                f"the gradient of the {whose} optimizer is {norm} (loss {loss}) at timestep "
+                f"{self.num_timesteps}, update {self._n_updates + 1}; a finite one is expected. The weights are those "
+                "before this step. A smaller learning_rate or vf_learning_rate, or normalised rewards, may help"
+            )
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.verbose >= 1:

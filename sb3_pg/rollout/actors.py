@@ -20,7 +20,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_pg.policies import NumpyTanh, overrides
+from sb3_pg.policies import NumpyTanh, is_plain_mlp, overrides
 from sb3_pg.rollout.buffer import Observations
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ _ACTING_METHODS = (
 _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array, Array], Any], float]] = {
     nn.Tanh: (np.tanh, 20.0),
     NumpyTanh: (np.tanh, 20.0),
-    nn.ReLU: (lambda x, out: np.maximum(x, 0.0, out), 1.0),
+    nn.ReLU: (lambda x, out: np.maximum(x, 0.0, out=out), 1.0),
 }
 
 # Steps that noise is drawn for at a time when the length of the rollout is not known.
@@ -194,22 +194,12 @@ def why_not_numpy(policy: ActorCriticPolicy) -> str:
         f"features extractor {type(policy.pi_features_extractor).__name__}": type(policy.pi_features_extractor)
         is not FlattenExtractor,
         f"network {type(policy.mlp_extractor).__name__}": type(policy.mlp_extractor) is not MlpExtractor,
-        "a layer that is neither Linear, Tanh nor ReLU": not _alternates([*layers, policy.action_net]),
+        "a layer that is neither Linear, Tanh nor ReLU": not is_plain_mlp([*layers, policy.action_net]),
         f"distribution {type(policy.action_dist).__name__}": type(policy.action_dist)
         not in (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution),
         "hooks on the policy": any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()),
     }
     return next((reason for reason, applies in checks.items() if applies), "")
-
-
-def _alternates(layers: list[nn.Module]) -> bool:
-    """Whether the layers are Linear, activation, Linear, activation, ..., Linear, with float32 weights."""
-    linear, between = layers[0::2], layers[1::2]
-    return (
-        len(layers) % 2 == 1
-        and all(type(m) is nn.Linear and m.bias is not None and m.weight.dtype == th.float32 for m in linear)
-        and all(type(m) in _ACTIVATIONS for m in between)
-    )
 
 
 def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:

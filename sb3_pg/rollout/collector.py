@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg.advantage.estimators import Array
+from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import ForwardActor, choose_actor, to_environment
 from sb3_pg.rollout.buffer import PIECE_BYTES, Observations, TerminalObservation, TrajectoryBuffer
@@ -247,6 +248,8 @@ def predict_values(policy: ActorCriticPolicy, observations: Observations) -> Arr
     :param observations: shape ``(batch, ...)``, or a dict of such arrays
     :return: shape ``(batch,)``
     """
+    if not (isinstance(observations, dict) or why_not_numpy_critic(policy)):
+        return NumpyCritic(policy).predict(observations.reshape(len(observations), -1))
     parts = list(observations.values()) if isinstance(observations, dict) else [observations]
     size = len(parts[0])
     rows = max(1, PIECE_BYTES // max(1, sum(4 * part[:1].size for part in parts)))

@@ -1,0 +1,146 @@
+"""Train what the README promises through RL Zoo's own command, over many seeds, and write the table into it.
+
+    python zoo_scripts/check_learning.py                     # all cases, seeds 1 to 10, two at a time
+    python zoo_scripts/check_learning.py --only vpg CartPole-v1
+
+A run whose result is already under results/learning/ is not repeated; --again repeats it. Every seed is in the CSV.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap, trim_mean
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "learning"
+MARKS = ("<!-- results -->", "<!-- /results -->")
+
+
+class Case(NamedTuple):
+    """One promise: after this command, the final evaluation is at least this good."""
+
+    algo: str
+    env: str
+    n_timesteps: int
+    measure: str
+    bar: float
+
+    @property
+    def file(self) -> Path:
+        """Where the seeds' results are kept."""
+        return RESULTS / f"{self.algo}-{self.env}.csv"
+
+    def command(self, seed: int | str, folder: str = "logs") -> list[str]:
+        """The command a user types; evaluated over 20 episodes every 10,000 steps."""
+        options = f"--seed {seed} --n-timesteps {self.n_timesteps} --eval-freq 10000 --eval-episodes 20 -f {folder}"
+        return ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env, *options.split()]
+
+
+CASES = (
+    Case("vpg", "CartPole-v1", 100_000, "return", 475),
+    Case("reinforce", "CartPole-v0", 200_000, "return", 195),
+    Case("vpg", "LineWorld-v0", 100_000, "success rate", 0.95),
+)
+
+
+def final_evaluation(case: Case, seed: int) -> float:
+    """Train one model in an empty folder, and give the mean of its last evaluation."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, *case.command(seed)[1:]]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        files = list(Path(folder).glob(f"logs/{case.algo}/{case.env}_1/evaluations.npz"))
+        if done.returncode or not files:
+            raise RuntimeError(f"{' '.join(case.command(seed))} failed:\n{done.stderr[-2000:]}")
+        with np.load(files[0]) as evaluations:
+            key = "successes" if case.measure == "success rate" else "results"
+            return float(evaluations[key][-1].mean())
+
+
+def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int, float]:
+    """Train the seeds that are missing, and keep each result as soon as it is there."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    known: dict[int, float] = {}
+    if case.file.exists() and not again:
+        with case.file.open() as file:
+            known = {int(row["seed"]): float(row["final"]) for row in csv.DictReader(file)}
+    missing = [seed for seed in seeds if seed not in known]
+    with ThreadPoolExecutor(workers) as pool:
+        futures = pool.map(lambda seed: (seed, final_evaluation(case, seed)), missing)
+        for seed, result in tqdm(futures, total=len(missing), desc=f"{case.algo} {case.env}"):
+            known[seed] = result
+            rows = "".join(f"{number},{value}\n" for number, value in sorted(known.items()))
+            case.file.write_text("seed,final\n" + rows)
+    return {seed: known[seed] for seed in seeds}
+
+
+def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Mean of the middle half."""
+    return np.asarray(trim_mean(values, 0.25, axis=axis))
+
+
+def row(case: Case, results: dict[int, float]) -> str:
+    """One line of the table."""
+    values = np.array(list(results.values()))
+    mean = float(interquartile_mean(values))
+    low = high = mean
+    if len(set(values)) > 1:
+        interval = bootstrap((values,), interquartile_mean, rng=np.random.default_rng(0)).confidence_interval
+        low, high = interval.low, interval.high
+    digits = 3 if case.bar < 1 else 1
+    return (
+        f"| {case.algo} | {case.env} | {case.n_timesteps:,} | {case.measure} | {mean:.{digits}f} "
+        f"| {low:.{digits}f} to {high:.{digits}f} | {values.min():.{digits}f} | {len(values)} | {case.bar:g} |"
+    )
+
+
+def table(rows: list[str]) -> str:
+    """The table with its heading and the commands behind it."""
+    lines = [
+        "| algorithm | environment | steps | final evaluation | IQM | 95 % interval | worst seed | seeds | goal |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        "Deterministic policy, 20 episodes, at the end of training. IQM: interquartile mean over seeds 1 to 10, all of",
+        "which are in `results/learning/`. Printed by `python zoo_scripts/check_learning.py`; for each seed S it runs",
+        "",
+        *(f"    {' '.join(case.command('S'))}" for case in CASES),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs=2, metavar=("ALGO", "ENV"), help="one case; the README is left alone")
+    parser.add_argument("--seeds", type=int, default=10, help="train seeds 1 to this number")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time")
+    parser.add_argument("--again", action="store_true", help="repeat runs whose results are there")
+    arguments = parser.parse_args()
+    chosen = [case for case in CASES if arguments.only is None or [case.algo, case.env] == arguments.only]
+    if not chosen:
+        parser.error(f"--only {' '.join(arguments.only)}: accepted are {[(case.algo, case.env) for case in CASES]}")
+    seeds = range(1, arguments.seeds + 1)
+    printed = table([row(case, run(case, seeds, arguments.workers, arguments.again)) for case in chosen])
+    print(printed)
+    readme = ROOT / "README.md"
+    if arguments.only is None and readme.exists():
+        pattern = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
+        readme.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{printed}\n{MARKS[1]}", readme.read_text()))
+
+
+if __name__ == "__main__":
+    main()
