@@ -46,12 +46,12 @@ def _check_numbers(model: VPG) -> None:
         value = getattr(model, name)
         if value is not None and not (_is_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be None or a number above 0")
-    check_schedule(model.learning_rate, "learning_rate", 0.0, math.inf, above=True)
+    check_schedule(model.learning_rate, "learning_rate", 0.0, math.inf)
     check_schedule(model.gae_lambda, "gae_lambda", 0.0, 1.0)
     check_schedule(model.ent_coef, "ent_coef", 0.0, math.inf)
-    check_schedule(model.clip_range, "clip_range", 0.0, math.inf, above=True)
+    check_schedule(model.clip_range, "clip_range", 0.0, math.inf)
     if model.vf_learning_rate is not None:
-        check_schedule(model.vf_learning_rate, "vf_learning_rate", 0.0, math.inf, above=True)
+        check_schedule(model.vf_learning_rate, "vf_learning_rate", 0.0, math.inf)
     if model.critic_gae_lambda is not None:
         check_schedule(model.critic_gae_lambda, "critic_gae_lambda", 0.0, 1.0)
 

@@ -33,19 +33,16 @@ def as_schedule(value: ScheduleLike, name: str) -> Schedule:
     raise ValueError(f"{name}={value!r} is not a number, a schedule string such as 'lin_0.01', or a callable")
 
 
-def check_schedule(value: ScheduleLike, name: str, low: float, high: float, *, above: bool = False) -> None:
+def check_schedule(value: ScheduleLike, name: str, low: float, high: float) -> None:
     """Raise ValueError unless the schedule lies within bounds at the start and at the end of training.
 
     :param low: smallest accepted value
     :param high: largest accepted value
-    :param above: True where ``low`` itself is not accepted at the start (a learning rate may decay to 0)
     """
     schedule = as_schedule(value, name)
     for progress in (1.0, 0.0):
         number = schedule(progress)
-        too_low = number <= low if above and progress == 1.0 else number < low
-        if math.isnan(number) or too_low or number > high:
+        if not low <= number <= high:
             where = "" if isinstance(value, (int, float)) else f" is {number} at progress_remaining={progress:g};"
-            bracket = "(" if above else "["
             closing = "inf)" if high == math.inf else f"{high:g}]"
-            raise ValueError(f"{name}={value!r}{where} must lie in {bracket}{low:g}, {closing}")
+            raise ValueError(f"{name}={value!r}{where} must lie in [{low:g}, {closing}")
