@@ -60,4 +60,4 @@ def approximate_kl(log_probs: th.Tensor, old_log_probs: th.Tensor) -> th.Tensor:
     Source: Schulman 2020, "Approximating KL divergence", estimator k3.
     """
     log_ratio = log_probs - old_log_probs
-    return th.mean((th.exp(log_ratio) - 1) - log_ratio)
+    return th.mean(th.expm1(log_ratio) - log_ratio)

@@ -138,9 +138,9 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
     """
     policy.set_training_mode(False)
     observation = sample_observation(policy)
-    distribution = policy.get_distribution(observation)
-    log_prob = distribution.log_prob(distribution.get_actions(deterministic=True).detach()).sum()
-    values = policy.predict_values(observation).sum()
+    action = policy.get_distribution(observation).get_actions(deterministic=True).detach()
+    log_prob = evaluate_log_probs(policy, observation, action)[0].sum()
+    values = policy.predict_values(observation).sum() + evaluate_values(policy, observation, action).sum()
     if isinstance(policy, QCriticMixin) and policy.q_critic:
         values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, th.zeros(1)))
     actor = _reached(log_prob, policy)
@@ -181,6 +181,20 @@ def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:
     )
 
 
+# SB3's forward and evaluate_actions go through these; its get_distribution and predict_values pass extract_features by
+_EVALUATING_METHODS = ("evaluate_actions", "extract_features")
+
+
+def evaluate_values(policy: SB3ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    """Values, without the actor's forward pass where the policy allows it.
+
+    :return: shape ``(batch,)``
+    """
+    if overrides(policy, *_EVALUATING_METHODS):
+        return policy.evaluate_actions(observations, actions)[0].flatten()
+    return policy.predict_values(observations).flatten()
+
+
 def evaluate_log_probs(
     policy: SB3ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor
 ) -> tuple[th.Tensor, th.Tensor | None]:
@@ -188,7 +202,7 @@ def evaluate_log_probs(
 
     :return: ``(log_probs, entropy)``, each of shape ``(batch,)``; the entropy is None where it has no closed form
     """
-    if overrides(policy, "evaluate_actions"):
+    if overrides(policy, *_EVALUATING_METHODS):
         _, log_probs, entropy = policy.evaluate_actions(observations, actions)
     else:
         distribution = policy.get_distribution(observations)

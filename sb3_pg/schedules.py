@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
@@ -28,8 +29,10 @@ def as_schedule(value: ScheduleLike, name: str) -> Schedule:
         if kind != "lin" or not 1 <= len(numbers) <= 2:
             raise ValueError(f"{name}={value!r} is not a schedule; accepted are 'lin_START' (to 0) and 'lin_START_END'")
         return FloatSchedule(LinearSchedule(start, end, 1.0))
-    if callable(value) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+    if callable(value):
         return FloatSchedule(value)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return FloatSchedule(float(value))
     raise ValueError(f"{name}={value!r} is not a number, a schedule string such as 'lin_0.01', or a callable")
 
 
@@ -42,7 +45,7 @@ def check_schedule(value: ScheduleLike, name: str, low: float, high: float) -> N
     schedule = as_schedule(value, name)
     for progress in (1.0, 0.0):
         number = schedule(progress)
-        if not low <= number <= high:
+        if not (math.isfinite(number) and low <= number <= high):
             where = "" if isinstance(value, (int, float)) else f" is {number} at progress_remaining={progress:g};"
             closing = "inf)" if high == math.inf else f"{high:g}]"
             raise ValueError(f"{name}={value!r}{where} must lie in [{low:g}, {closing}")

@@ -37,6 +37,7 @@ from sb3_pg.policies import (
     MultiInputActorCriticPolicy,
     QCriticMixin,
     evaluate_log_probs,
+    evaluate_values,
     split_optimizers,
     use_numpy_tanh,
 )
@@ -245,6 +246,10 @@ class VPG(OnPolicyAlgorithm):
         if not self.joint_optimizer:
             split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
 
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # The last batch goes beyond the total, and a schedule below nought would send the last step uphill
+        super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
+
     def _now(self, value: ScheduleLike, name: str) -> float:
         """A schedule's value at this point of the training."""
         return as_schedule(value, name)(self._current_progress_remaining)
@@ -374,7 +379,8 @@ class VPG(OnPolicyAlgorithm):
         if self.rollout_buffer.has_step_values:
             return samples.old_log_prob
         with th.no_grad():
-            return evaluate_log_probs(self.policy, samples.observations, samples.actions)[0]
+            found = [evaluate_log_probs(self.policy, part.observations, part.actions)[0] for part in pieces(samples)]
+        return th.cat(found)
 
     def _order(self, batch_size: int | None) -> Any:
         """The order in which a pass goes through the batch: as it is where one step takes it all."""
@@ -407,7 +413,7 @@ class VPG(OnPolicyAlgorithm):
 
     def _critic_losses(self, data: Samples) -> Losses:
         if not get_estimator(self.estimator).needs_q:
-            values = self.policy.predict_values(data.observations).flatten()
+            values = evaluate_values(self.policy, data.observations, data.actions)
             loss = losses.value_loss(values, data.returns)
         else:
             policy = cast(QCriticMixin, self.policy)

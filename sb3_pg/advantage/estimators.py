@@ -157,7 +157,7 @@ def n_step(trajectories: Trajectories, *, gamma: float, n: int, **_: float) -> A
     residuals = td_residual(trajectories, gamma=gamma)
     continues = ~trajectories.dones[:-1]
     advantages = residuals.copy()
-    for _step in range(n - 1):
+    for _step in range(min(n, len(residuals)) - 1):
         longer = residuals.copy()
         longer[:-1] += np.where(continues, gamma * advantages[1:], 0)
         advantages = longer
@@ -235,7 +235,7 @@ def standardize(advantages: Array, valid: NDArray[np.bool_], *, scale: bool) -> 
     """
     used = advantages[valid]
     centred: Array = advantages - used.mean()
-    if not scale or used.size < 2:
+    if not scale or used.min() == used.max():
         return centred
     standardized: Array = centred / (used.std(ddof=1) + 1e-8)
     return standardized

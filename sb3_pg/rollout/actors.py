@@ -25,11 +25,12 @@ from sb3_pg.rollout.buffer import Observations
 
 Array = NDArray[Any]
 
+# What SB3's own collection goes through, and get_distribution does not.
+_FORWARD_METHODS = ("forward", "extract_features")
+
 # The methods that stand between an observation and an action in SB3's policy. A subclass that overrides one of them
 # is asked for every action through torch.
 _ACTING_METHODS = (
-    "forward",
-    "extract_features",
     "get_distribution",
     "_get_action_dist_from_latent",
     "_predict",
@@ -61,7 +62,8 @@ class Actor(Protocol):
 class TorchActor:
     """The policy's own distribution, without the critic and without log-probabilities.
 
-    Right for every policy that does not override ``forward``. Draws from torch's generator what SB3 would draw.
+    Right for every policy that does not override ``forward`` or ``extract_features``. Draws from torch's generator what
+    SB3 would draw.
     """
 
     gives_values = False
@@ -188,7 +190,9 @@ def why_not_numpy(policy: ActorCriticPolicy) -> str:
     layers = getattr(policy.mlp_extractor, "policy_net", ())
     checks = {
         "not on the CPU": policy.device.type != "cpu",
-        f"{type(policy).__name__} overrides how actions are made": overrides(policy, *_ACTING_METHODS),
+        f"{type(policy).__name__} overrides how actions are made": overrides(
+            policy, *_FORWARD_METHODS, *_ACTING_METHODS
+        ),
         "gSDE": policy.use_sde or policy.squash_output,
         "observations are not a Box of numbers": not isinstance(space, spaces.Box) or space.dtype.kind != "f",
         f"features extractor {type(policy.pi_features_extractor).__name__}": type(policy.pi_features_extractor)
@@ -206,8 +210,8 @@ def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
     """One line on how actions are drawn, and why not in a faster way."""
     if per_step_values:
         return "policy.forward at every step (per_step_values=True)"
-    if overrides(policy, "forward"):
-        return f"policy.forward at every step ({type(policy).__name__} overrides it)"
+    if overrides(policy, *_FORWARD_METHODS):
+        return f"policy.forward at every step ({type(policy).__name__} overrides it or extract_features)"
     reason = why_not_numpy(policy)
     return f"torch ({reason})" if reason else "NumPy"
 
@@ -219,7 +223,7 @@ def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, 
     :param n_envs: environments that step together
     :param n_rows: steps in the rollout; None if not known
     """
-    if per_step_values or overrides(policy, "forward"):
+    if per_step_values or overrides(policy, *_FORWARD_METHODS):
         return ForwardActor(policy)
     return TorchActor(policy) if why_not_numpy(policy) else NumpyActor(policy, n_envs, n_rows)
 

@@ -245,25 +245,38 @@ class TrajectoryBuffer(RolloutBuffer):
         :param num_timesteps: the model's count of environment steps, for the message
         :raises ValueError: naming the environment's index and the step
         """
-        observations = self.observations_with_last(self.pos)
-        named = (
-            {f"observation {key!r}": part for key, part in observations.items()}
-            if isinstance(observations, dict)
-            else {"observation": observations}
-        )
+        last = 1 if self.full else 0
+        named = _named("observation", self.observations_with_last(self.pos + last))
         named |= {"action": self.actions[: self.pos], "reward": self.rewards[: self.pos]}
         for name, array in named.items():
-            # One number tells for all of them, unless it overflowed
-            if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
-                continue
-            wrong = np.argwhere(~np.isfinite(array))
-            if len(wrong):
-                step, env_index = wrong[0][:2]
-                raise ValueError(
-                    f"{name} of environment {env_index} is {array[tuple(wrong[0])]} at step {step} of the rollout that "
-                    f"ended at timestep {num_timesteps}; finite numbers are expected. The policy was "
-                    "not updated with it"
-                )
+            for step, env_index, *rest in _not_finite(array):
+                self._refuse(name, array[(step, env_index, *rest)], step, env_index, num_timesteps)
+        for step, env_index, observation in self.terminal_observations:
+            for name, array in _named("terminal observation", observation).items():
+                for where in _not_finite(np.asarray(array)):
+                    self._refuse(name, np.asarray(array)[tuple(where)], step, env_index, num_timesteps)
+
+    @staticmethod
+    def _refuse(name: str, value: Any, step: int, env_index: int, num_timesteps: int) -> None:
+        raise ValueError(
+            f"{name} of environment {env_index} is {value} at step {step} of the rollout that ended at timestep "
+            f"{num_timesteps}; finite numbers are expected. The policy was not updated with it"
+        )
+
+
+def _named(name: str, observations: Observations) -> dict[str, NDArray[Any]]:
+    if isinstance(observations, dict):
+        return {f"{name} {key!r}": part for key, part in observations.items()}
+    return {name: observations}
+
+
+def _not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Indices of NaN and infinities, shape ``(how_many, array.ndim)``."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        # One number tells for all of them, unless it overflowed
+        if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
+            return np.empty((0, array.ndim), dtype=np.int64)
+    return np.argwhere(~np.isfinite(array))
 
 
 def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int64] | None) -> Iterator[Samples]:

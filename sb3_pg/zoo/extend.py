@@ -18,6 +18,7 @@ from typing import Any
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pg.reinforce import REINFORCE
+from sb3_pg.schedules import as_schedule
 from sb3_pg.vpg import VPG
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
@@ -84,11 +85,12 @@ def _extend_hyperparams_opt(hyperparams_opt: ModuleType) -> None:
 
 
 def _extend_exp_manager(exp_manager: ModuleType) -> None:
-    """Let the experiment manager read our hyperparameter files, and trial 0 of a study."""
+    """Let the experiment manager read our hyperparameter files, trial 0 of a study, and ``lin_START_END``."""
     manager_class = exp_manager.ExperimentManager
     upstream = manager_class.read_hyperparameters
     if hasattr(upstream, _EXTENDED):
         return
+    preprocess_schedules = manager_class._preprocess_schedules
     zoo_root = Path(str(exp_manager.__file__)).parents[1]
 
     @functools.wraps(upstream)
@@ -100,8 +102,18 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
                 self.trial_id = _TrialZero()
         return upstream(self)
 
+    @functools.wraps(preprocess_schedules)
+    def read_schedules(hyperparams: dict[str, Any]) -> Any:
+        two_numbers = {
+            key: as_schedule(hyperparams.pop(key), key)
+            for key in ("learning_rate", "clip_range")
+            if isinstance(hyperparams.get(key), str) and hyperparams[key].count("_") == 2
+        }
+        return {**preprocess_schedules(hyperparams), **two_numbers}
+
     setattr(read_hyperparameters, _EXTENDED, True)
     manager_class.read_hyperparameters = read_hyperparameters
+    manager_class._preprocess_schedules = staticmethod(read_schedules)
 
 
 _EXTENDED = "_extended_by_sb3_pg"
