@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import get_estimator
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.buffer import TrajectoryBuffer
-from sb3_pg.schedules import as_schedule, check_schedule
+from sb3_pg.schedules import as_schedule, check_schedule, interval
 
 if TYPE_CHECKING:
     from sb3_pg.vpg import VPG
@@ -23,6 +27,40 @@ _FLAGS = ("whole_episodes", "state_discount", "joint_optimizer", "per_step_value
 _CRITIC_FREE_ESTIMATORS = "estimator='reward_to_go', 'total_return', or 'gae' with gae_lambda=1"
 
 
+SCHEDULE_BOUNDS = {
+    "learning_rate": (0.0, math.inf),
+    "vf_learning_rate": (0.0, math.inf),
+    "gae_lambda": (0.0, 1.0),
+    "critic_gae_lambda": (0.0, 1.0),
+    "ent_coef": (0.0, math.inf),
+    "clip_range": (0.0, math.inf),
+}
+"""Smallest and largest accepted value of each schedule."""
+
+
+def check_bounds(number: float, name: str) -> float:
+    """Give the number back, or raise ValueError if a schedule has left its bounds."""
+    low, high = SCHEDULE_BOUNDS[name]
+    if not (math.isfinite(number) and low <= number <= high):
+        raise ValueError(f"{name} is {number} at this point of the training; it must stay in {interval(low, high)}")
+    return number
+
+
+def check_arguments(
+    env: Any, policy_kwargs: Any, use_rms_prop: Any, rms_prop_eps: Any, verbose: Any, set_up: bool
+) -> None:
+    """Raise ValueError for an argument that SB3's constructor would stumble over before anything else is checked."""
+    if env is None and set_up:
+        raise ValueError("env=None: an environment, a vectorised one, or the id of a registered one is expected")
+    if not (policy_kwargs is None or isinstance(policy_kwargs, dict)):
+        raise ValueError(f"policy_kwargs={policy_kwargs!r} must be None or a dict of keyword arguments for the policy")
+    if not isinstance(use_rms_prop, bool):
+        raise ValueError(f"use_rms_prop={use_rms_prop!r} must be True or False")
+    _check_range("rms_prop_eps", rms_prop_eps, 0.0, math.inf)
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose={verbose!r} must be 0, 1 or 2")
+
+
 def check_parameters(model: VPG) -> None:
     """Raise ValueError for a parameter that cannot be meant, or for parameters that do not go together.
 
@@ -30,30 +68,44 @@ def check_parameters(model: VPG) -> None:
     """
     _check_numbers(model)
     _check_choices(model)
+    _check_policy_class(model)
     _check_estimator_and_baseline(model)
     _check_optimizers(model)
 
 
 def _check_numbers(model: VPG) -> None:
-    for name in ("n_steps", "n_epochs", "n_critic_updates"):
+    for name in ("n_steps", "n_epochs", "n_critic_updates", "_stats_window_size"):
         _check_count(name, getattr(model, name))
     for name in ("n_episodes", "batch_size", "critic_batch_size"):
         if getattr(model, name) is not None:
             _check_count(name, getattr(model, name), "None, or ")
+    if model.sde_sample_freq != -1:
+        _check_count("sde_sample_freq", model.sde_sample_freq, "-1, or ")
+    seed: Any = model.seed
+    whole = isinstance(seed, Integral) and not isinstance(seed, bool)
+    if not (seed is None or (whole and 0 <= int(seed) < 2**32)):
+        raise ValueError(f"seed={seed!r} must be None or a whole number in [0, 2**32)")
     _check_range("gamma", model.gamma, 0.0, 1.0)
     _check_range("vf_coef", model.vf_coef, 0.0, math.inf)
     for name in ("max_grad_norm", "target_kl"):
         value = getattr(model, name)
         if value is not None and not (_is_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be None or a number above 0")
-    check_schedule(model.learning_rate, "learning_rate", 0.0, math.inf)
-    check_schedule(model.gae_lambda, "gae_lambda", 0.0, 1.0)
-    check_schedule(model.ent_coef, "ent_coef", 0.0, math.inf)
-    check_schedule(model.clip_range, "clip_range", 0.0, math.inf)
-    if model.vf_learning_rate is not None:
-        check_schedule(model.vf_learning_rate, "vf_learning_rate", 0.0, math.inf)
-    if model.critic_gae_lambda is not None:
-        check_schedule(model.critic_gae_lambda, "critic_gae_lambda", 0.0, 1.0)
+    for name, (low, high) in SCHEDULE_BOUNDS.items():
+        if getattr(model, name) is not None or name not in ("vf_learning_rate", "critic_gae_lambda"):
+            check_schedule(getattr(model, name), name, low, high)
+
+
+def _check_policy_class(model: VPG) -> None:
+    policy_class: Any = model.policy_class
+    if not (isinstance(policy_class, type) and issubclass(policy_class, ActorCriticPolicy)):
+        accepted = ", ".join(map(repr, model.policy_aliases))
+        raise ValueError(f"policy={policy_class!r} is unknown; accepted are {accepted}, or an ActorCriticPolicy class")
+    if issubclass(policy_class, MultiInputActorCriticPolicy) and not isinstance(model.observation_space, spaces.Dict):
+        raise ValueError(
+            f"policy='MultiInputPolicy' needs a Dict observation space, not {model.observation_space}; accepted are "
+            "'MlpPolicy', or 'CnnPolicy' for images"
+        )
 
 
 def _check_choices(model: VPG) -> None:
@@ -68,10 +120,12 @@ def _check_choices(model: VPG) -> None:
         value = getattr(model, name)
         if not any(value is choice or (isinstance(value, str) and value == choice) for choice in accepted):
             raise ValueError(f"{name}={value!r} is unknown; accepted are {', '.join(map(repr, accepted))}")
-    buffer_class = model.rollout_buffer_class
-    if buffer_class is not None and not issubclass(buffer_class, TrajectoryBuffer):
+    if not (model.tensorboard_log is None or isinstance(model.tensorboard_log, (str, Path))):
+        raise ValueError(f"tensorboard_log={model.tensorboard_log!r} must be None or a folder")
+    buffer_class: Any = model.rollout_buffer_class
+    if not (buffer_class is None or (isinstance(buffer_class, type) and issubclass(buffer_class, TrajectoryBuffer))):
         raise ValueError(
-            f"rollout_buffer_class={buffer_class.__name__} must be a subclass of sb3_pg.rollout.buffer."
+            f"rollout_buffer_class={buffer_class!r} must be a subclass of sb3_pg.rollout.buffer."
             "TrajectoryBuffer: SB3's buffers mix bootstrap values into the rewards"
         )
 
@@ -128,13 +182,12 @@ def _check_optimizers(model: VPG) -> None:
 
 def _check_count(name: str, value: Any, also: str = "") -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} must be {also}a whole number of at least 1")
+        raise ValueError(f"{name.lstrip('_')}={value!r} must be {also}a whole number of at least 1")
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    if not _is_number(value) or not low <= value <= high:
-        closing = "inf)" if high == math.inf else f"{high:g}]"
-        raise ValueError(f"{name}={value!r} must be a number in [{low:g}, {closing}")
+    if not _is_number(value) or not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{name}={value!r} must be a number in {interval(low, high)}")
 
 
 def _is_number(value: Any) -> bool:

@@ -41,7 +41,9 @@ class QCriticMixin(SB3ActorCriticPolicy):
             )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "q_critic": self.q_critic}
+        # SB3 leaves share_features_extractor out, and a loaded policy would mix the two extractors up
+        own = {"share_features_extractor": self.share_features_extractor, "q_critic": self.q_critic}
+        return {**super()._get_constructor_parameters(), **own}
 
     def predict_values_and_q(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
         """V(s) and Q(s, a) of the given actions.
@@ -143,8 +145,9 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
     values = policy.predict_values(observation).sum() + evaluate_values(policy, observation, action).sum()
     if isinstance(policy, QCriticMixin) and policy.q_critic:
         values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, th.zeros(1)))
-    actor = _reached(log_prob, policy)
-    critic = _reached(values, policy)
+    actor, critic = _reached(log_prob, policy), _reached(values, policy)
+    with th.no_grad():
+        policy.get_distribution(observation)  # the policy keeps the last one, and a graph in it could not be copied
     shared = [name for name, parameter in policy.named_parameters() if id(parameter) in actor & critic]
     if shared:
         raise ValueError(
@@ -169,9 +172,10 @@ def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_lear
     build: Any = policy.optimizer_class
     kwargs = dict(policy.optimizer_kwargs)
     if build is th.optim.Adam:
-        kwargs.setdefault("fused", True)  # one kernel for all parameters: the same step, faster
-    policy.optimizer = build(actor, lr=learning_rate, **kwargs)
-    policy.critic_optimizer = build(critic, lr=vf_learning_rate, **kwargs)
+        kwargs = {"fused": "foreach" not in kwargs, **kwargs}  # one kernel for all parameters: the same step, faster
+    # As groups, which may be empty: values may depend on no weight at all
+    policy.optimizer = build([{"params": actor}], lr=learning_rate, **kwargs)
+    policy.critic_optimizer = build([{"params": critic}], lr=vf_learning_rate, **kwargs)
 
 
 def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:

@@ -30,10 +30,24 @@ def as_schedule(value: ScheduleLike, name: str) -> Schedule:
             raise ValueError(f"{name}={value!r} is not a schedule; accepted are 'lin_START' (to 0) and 'lin_START_END'")
         return FloatSchedule(LinearSchedule(start, end, 1.0))
     if callable(value):
-        return FloatSchedule(value)
+        return _NamedSchedule(value, name)
     if isinstance(value, Real) and not isinstance(value, bool):
         return FloatSchedule(float(value))
     raise ValueError(f"{name}={value!r} is not a number, a schedule string such as 'lin_0.01', or a callable")
+
+
+class _NamedSchedule:
+    """A user's function, with errors that name the parameter it is for."""
+
+    def __init__(self, function: Schedule, name: str) -> None:
+        self.function, self.name = function, name
+
+    def __call__(self, progress_remaining: float) -> float:
+        number = self.function(progress_remaining)
+        try:
+            return float(number)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self.name}: the schedule gave {number!r}; a number is expected") from None
 
 
 def check_schedule(value: ScheduleLike, name: str, low: float, high: float) -> None:
@@ -47,5 +61,9 @@ def check_schedule(value: ScheduleLike, name: str, low: float, high: float) -> N
         number = schedule(progress)
         if not (math.isfinite(number) and low <= number <= high):
             where = "" if isinstance(value, (int, float)) else f" is {number} at progress_remaining={progress:g};"
-            closing = "inf)" if high == math.inf else f"{high:g}]"
-            raise ValueError(f"{name}={value!r}{where} must lie in [{low:g}, {closing}")
+            raise ValueError(f"{name}={value!r}{where} must lie in {interval(low, high)}")
+
+
+def interval(low: float, high: float) -> str:
+    """The numbers from low to high, as mathematics writes them."""
+    return f"[{low:g}, inf)" if high == math.inf else f"[{low:g}, {high:g}]"

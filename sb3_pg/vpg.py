@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, get_estimator, lambda_returns, standardize
-from sb3_pg.checks import check_parameters
+from sb3_pg.checks import check_arguments, check_bounds, check_parameters
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
@@ -171,6 +171,7 @@ class VPG(OnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        check_arguments(env, policy_kwargs, use_rms_prop, rms_prop_eps, verbose, _init_setup_model)
         super().__init__(
             policy,
             env,
@@ -252,7 +253,7 @@ class VPG(OnPolicyAlgorithm):
 
     def _now(self, value: ScheduleLike, name: str) -> float:
         """A schedule's value at this point of the training."""
-        return as_schedule(value, name)(self._current_progress_remaining)
+        return check_bounds(as_schedule(value, name)(self._current_progress_remaining), name)
 
     def _vf_learning_rate(self) -> float:
         rate = self.learning_rate if self.vf_learning_rate is None else self.vf_learning_rate
@@ -301,8 +302,7 @@ class VPG(OnPolicyAlgorithm):
         trajectories = buffer.trajectories(q_values)
         buffer.gae_lambda = self._now(self.gae_lambda, "gae_lambda")
         psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=buffer.gae_lambda)
-        if psi.shape != buffer.rewards.shape:
-            raise ValueError(f"estimator={self.estimator!r} gave shape {psi.shape}; expected {buffer.rewards.shape}")
+        self._check_psi(psi, buffer.rewards.shape)
         buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
         if self.estimator == "gae" and self.critic_gae_lambda is None:
             buffer.returns = psi + buffer.values
@@ -310,6 +310,14 @@ class VPG(OnPolicyAlgorithm):
             critic_lambda = self.gae_lambda if self.critic_gae_lambda is None else self.critic_gae_lambda
             critic_lambda = self._now(critic_lambda, "critic_gae_lambda")
             buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
+
+    def _check_psi(self, psi: Any, shape: tuple[int, ...]) -> None:
+        got = f"shape {psi.shape}" if isinstance(psi, np.ndarray) else repr(psi)
+        if getattr(psi, "shape", None) == shape:
+            if math.isfinite(float(psi.sum(dtype=np.float64))):
+                return
+            got = f"{psi[~np.isfinite(psi)][:1]} among its numbers"
+        raise ValueError(f"estimator={self.estimator!r} gave {got}; expected are finite numbers of shape {shape}")
 
     # -- learning ------------------------------------------------------------------------------------------------
 
@@ -319,6 +327,7 @@ class VPG(OnPolicyAlgorithm):
         :raises ValueError: when a gradient is not finite; the weights are then those before the step
         """
         self.policy.set_training_mode(True)
+        check_bounds(self.lr_schedule(self._current_progress_remaining), "learning_rate")
         self._update_learning_rate(self.policy.optimizer)
 
         # 1. Data
@@ -350,6 +359,8 @@ class VPG(OnPolicyAlgorithm):
         stats = self._descend(self.policy.optimizer, self._actor_losses, samples, self.batch_size, self.n_epochs)
         if self.baseline == "value":
             optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
+            if not optimizer.param_groups[0]["params"]:
+                return stats
             update_learning_rate(optimizer, self._vf_learning_rate())
             self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
             if why_not_numpy_critic(self.policy) or get_estimator(self.estimator).needs_q:
@@ -568,18 +579,23 @@ class VPG(OnPolicyAlgorithm):
         :param kwargs: constructor parameters to change
         :raises ValueError: when a keyword is no constructor parameter, or the file is no model of this algorithm
         """
-        accepted = {name for c in cls.__mro__ if "__init__" in vars(c) for name in signature(c).parameters}
+        ours = [c for c in cls.__mro__ if issubclass(c, VPG) and "__init__" in vars(c)]
+        accepted = {name for c in ours for name in signature(c).parameters} - _NOT_AT_LOADING
         for name in kwargs:
             if name not in accepted:
                 close = difflib.get_close_matches(name, accepted, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{name}={kwargs[name]!r} is not a parameter of {cls.__name__}{hint}")
-        _check_model_file(path, cls.__name__)
+        _check_model_file(path, cls.__name__, kwargs)
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 
 
-def _check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str) -> None:
-    """Raise ValueError unless the file is one of ours, before anything in it is unpickled."""
+# Constructor parameters that a loaded model has already, or that load() has under its own name
+_NOT_AT_LOADING = {"policy", "env", "kwargs", "_init_setup_model"}
+
+
+def _check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, changes: dict[str, Any]) -> None:
+    """Raise ValueError unless the file is one of ours that can be changed so, before anything in it is unpickled."""
     file = open_path(path, "r", suffix="zip")
     try:
         with zipfile.ZipFile(file) as archive:
@@ -594,4 +610,9 @@ def _check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: s
     if "estimator" not in names or "critic_gae_lambda" not in names:
         raise ValueError(
             f"{path} holds a model of another algorithm; {algorithm}.load() reads VPG and REINFORCE models"
+        )
+    if changes.get("joint_optimizer", names["joint_optimizer"]) != names["joint_optimizer"]:
+        raise ValueError(
+            f"joint_optimizer={changes['joint_optimizer']!r}, but {path} was saved with "
+            f"joint_optimizer={names['joint_optimizer']}; the state of its optimizers fits no other"
         )

@@ -36,7 +36,7 @@ class RandomEnv(gym.Env[Any, Any]):
         self.observation_space = deepcopy(observation_space)
         self.steps = 0
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, **_: Any) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
@@ -78,13 +78,13 @@ class ScriptedEnv(gym.Env[Any, Any]):
     def _observation(self) -> Any:
         return np.array([self.steps, self.episode], dtype=np.float32)
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, **_: Any) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.steps = 0
         self.episode += 1
         return self._observation(), {}
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, _action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         self.all_steps += 1
         done = self.steps == self.lengths[self.episode % len(self.lengths)]

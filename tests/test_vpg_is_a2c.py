@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from helpers import ACTION_SPACES, DICT, IMAGE, RandomEnv
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -22,41 +20,6 @@ AS_A2C = dict(
     learning_rate=7e-4, n_steps=5, gae_lambda=1.0, normalize_advantage=False, joint_optimizer=True, use_rms_prop=True,
     per_step_values=True,
 )  # fmt: skip
-
-
-FLAT = spaces.Box(-1, 1, (3,), np.float64)
-IMAGE = spaces.Box(0, 255, (36, 36, 1), np.uint8)
-DICT = spaces.Dict({"flat": FLAT, "image": IMAGE, "kind": spaces.Discrete(4)})
-
-
-class RandomEnv(gym.Env[Any, Any]):
-    """Random observations and rewards for any spaces, with both kinds of ending."""
-
-    def __init__(self, action_space: spaces.Space[Any], observation_space: spaces.Space[Any] = FLAT) -> None:
-        self.action_space = action_space
-        self.observation_space = deepcopy(observation_space)
-        self.steps = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        reward = float(np.sum(action)) + self.np_random.normal()
-        terminated = bool(self.np_random.random() < 0.1)
-        return self.observation_space.sample(), reward, terminated, self.steps >= 7 and not terminated, {}
-
-
-ACTION_SPACES = [
-    spaces.Box(-1, 1, (2,)),
-    spaces.Discrete(3),
-    spaces.MultiDiscrete([2, 3]),
-    spaces.MultiBinary(3),
-]
 
 
 def same_weights(one: Any, other: Any) -> bool:

@@ -91,8 +91,9 @@ class ForwardActor:
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
+        self.obs_tensor: Any = obs_as_tensor(observations, self.policy.device)
         with th.no_grad():
-            actions, values, log_probs = self.policy(obs_as_tensor(observations, self.policy.device))
+            actions, values, log_probs = self.policy(self.obs_tensor)
         self.values = values.cpu().numpy().flatten()
         self.log_probs = log_probs.cpu().numpy()
         drawn: Array = actions.cpu().numpy()

@@ -158,9 +158,15 @@ class TrajectoryBuffer(RolloutBuffer):
         self.last_observations = last_observations
         self._expose(self.pos)
         self.valid = valid
-        self.times = times_in_episode(self.dones, self._times_at_start)
-        self._times_at_start = np.where(self.dones[-1], 0, self.times[-1] + 1)
+        self.count_times()
         self.full = True
+
+    def count_times(self) -> None:
+        """Count the steps of each episode, up to the last step written, also for the next rollout to go on from."""
+        dones = self._starts[1 : self.pos + 1]
+        if self.pos:
+            self.times = times_in_episode(dones, self._times_at_start)
+            self._times_at_start = np.where(dones[-1], 0, self.times[-1] + 1)
 
     def discard_truncated(self) -> None:
         """Take every step of an episode that a time limit ended out of the batch.
@@ -245,23 +251,24 @@ class TrajectoryBuffer(RolloutBuffer):
         :param num_timesteps: the model's count of environment steps, for the message
         :raises ValueError: naming the environment's index and the step
         """
-        last = 1 if self.full else 0
+        last, when = int(self.full), f"ended at timestep {num_timesteps}"
         named = _named("observation", self.observations_with_last(self.pos + last))
         named |= {"action": self.actions[: self.pos], "reward": self.rewards[: self.pos]}
         for name, array in named.items():
-            for step, env_index, *rest in _not_finite(array):
-                self._refuse(name, array[(step, env_index, *rest)], step, env_index, num_timesteps)
+            for step, env_index, *rest in not_finite(array):
+                refuse(name, array[(step, env_index, *rest)], step, env_index, when)
         for step, env_index, observation in self.terminal_observations:
             for name, array in _named("terminal observation", observation).items():
-                for where in _not_finite(np.asarray(array)):
-                    self._refuse(name, np.asarray(array)[tuple(where)], step, env_index, num_timesteps)
+                for where in not_finite(np.asarray(array)):
+                    refuse(name, np.asarray(array)[tuple(where)], step, env_index, when)
 
-    @staticmethod
-    def _refuse(name: str, value: Any, step: int, env_index: int, num_timesteps: int) -> None:
-        raise ValueError(
-            f"{name} of environment {env_index} is {value} at step {step} of the rollout that ended at timestep "
-            f"{num_timesteps}; finite numbers are expected. The policy was not updated with it"
-        )
+
+def refuse(name: str, value: Any, step: int, env_index: int, when: str) -> None:
+    """Raise the ValueError for a number from an environment that is none."""
+    raise ValueError(
+        f"{name} of environment {env_index} is {value} at step {step} of the rollout ({when}); finite numbers are "
+        "expected. The policy was not updated with it"
+    )
 
 
 def _named(name: str, observations: Observations) -> dict[str, NDArray[Any]]:
@@ -270,7 +277,7 @@ def _named(name: str, observations: Observations) -> dict[str, NDArray[Any]]:
     return {name: observations}
 
 
-def _not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
+def not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
     """Indices of NaN and infinities, shape ``(how_many, array.ndim)``."""
     with np.errstate(invalid="ignore", over="ignore"):
         # One number tells for all of them, unless it overflowed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,13 +13,13 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg.advantage.estimators import Array
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
-from sb3_pg.rollout.actors import ForwardActor, choose_actor, to_environment
-from sb3_pg.rollout.buffer import PIECE_BYTES, Observations, TerminalObservation, TrajectoryBuffer
+from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
+from sb3_pg.rollout.buffer import PIECE_BYTES, Observations, TerminalObservation, TrajectoryBuffer, not_finite, refuse
 
 # A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
 LONGEST_EPISODE = 200_000
@@ -92,6 +93,8 @@ def collect(
     if model.use_sde:
         policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
+    _check_weights(policy)
+    normalized = unwrap_vec_normalize(env)
     actor = choose_actor(policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
     step_values = actor if isinstance(actor, ForwardActor) else None
     clip = to_environment(policy)
@@ -108,14 +111,7 @@ def collect(
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
             policy.reset_noise(env.num_envs)
         observations: Any = model._last_obs
-        try:
-            actions = actor(observations)
-        except ValueError:
-            # torch refuses NaN parameters of a distribution without saying where they came from
-            nothing = np.zeros(env.num_envs)
-            buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing > 0)
-            buffer.check_finite(model.num_timesteps)
-            raise
+        actions = _act(actor, observations, model, buffer)
         clipped_actions = clip(actions)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         model.num_timesteps += env.num_envs
@@ -123,10 +119,17 @@ def collect(
         scope["n_steps"], scope["actions"], scope["clipped_actions"] = n_steps, actions, clipped_actions
         scope["new_obs"], scope["rewards"], scope["dones"], scope["infos"] = new_obs, rewards, dones, infos
         if step_values is not None:
+            scope["obs_tensor"] = step_values.obs_tensor
             scope["values"], scope["log_probs"] = step_values.values, step_values.log_probs
         callback.update_locals(scope)
         if not callback.on_step():
+            # Not in SB3: what follows goes on from the state that the environment is in
+            buffer.append(observations, actions, rewards, dones)
+            buffer.count_times()
+            model._last_obs, model._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             return False
+        if normalized is not None:
+            _check_before_normalizing(normalized, n_steps)
         n_done = np.count_nonzero(dones)
         if n_done or _has_episode(infos):
             model._update_info_buffer(infos, dones)
@@ -147,6 +150,17 @@ def collect(
     return True
 
 
+def _act(actor: Actor, observations: Any, model: OnPolicyAlgorithm, buffer: TrajectoryBuffer) -> NDArray[Any]:
+    try:
+        return actor(observations)
+    except ValueError:
+        # torch refuses NaN parameters of a distribution without saying where they came from
+        nothing = np.zeros(len(buffer.rewards[0]))
+        buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing > 0)
+        buffer.check_finite(model.num_timesteps)
+        raise
+
+
 def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule: BatchRule) -> None:
     assert model._last_obs is not None
     assert model._last_episode_starts is not None
@@ -155,6 +169,30 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
         model._last_obs = env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     buffer.reset(model._last_episode_starts)
+
+
+def _check_weights(policy: ActorCriticPolicy) -> None:
+    """Refuse to act with weights that are no numbers: some distributions would go on drawing actions."""
+    for name, weight in policy.named_parameters():
+        if not math.isfinite(weight.detach().sum().item()):
+            wrong = weight.detach().flatten()
+            value = wrong[~th.isfinite(wrong)][:1].tolist()
+            if value:
+                raise ValueError(
+                    f"the action of environment 0 would be {value[0]} at step 0 of this rollout: the policy's weight "
+                    f"{name} holds {value[0]}; finite numbers are expected. Go on from a model saved earlier"
+                )
+
+
+def _check_before_normalizing(env: VecNormalize, step: int) -> None:
+    """Refuse NaN and infinity before VecNormalize's running mean carries them into every environment."""
+    observations: Any = env.old_obs
+    parts = observations if isinstance(observations, dict) else {"": observations}
+    named = {f"observation {key!r}" if key else "observation": (part, step + 1) for key, part in parts.items()}
+    for name, (array, at) in {**named, "reward": (env.old_reward, step)}.items():
+        wrong = not_finite(array)
+        if len(wrong):
+            refuse(name, array[tuple(wrong[0])], at, wrong[0][0], "before VecNormalize")
 
 
 def _has_episode(infos: list[dict[str, Any]]) -> bool:

@@ -1,0 +1,85 @@
+"""REINFORCE is VPG with other defaults."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, tiny, weights
+
+from sb3_pg import REINFORCE, VPG
+
+PRESET = dict(estimator="reward_to_go", baseline="none", whole_episodes=True, gae_lambda=1.0)
+
+
+def test_reinforce_is_vpg_with_reward_to_go_of_whole_episodes_and_no_baseline() -> None:
+    reinforce = tiny(algorithm=REINFORCE, n_envs=2).learn(100)
+    vpg = tiny(algorithm=VPG, n_envs=2, **PRESET).learn(100)
+    assert same(weights(reinforce), weights(vpg))
+    assert {name: getattr(reinforce, name) for name in PRESET} == PRESET
+
+
+def test_reinforce_takes_every_argument_of_vpg() -> None:
+    others = {
+        name: parameter.default
+        for name, parameter in signature(VPG.__init__).parameters.items()
+        if name not in ("self", "policy", "env", "device", *PRESET)
+    }
+    model = REINFORCE("MlpPolicy", "CartPole-v1", device="cpu", **{**others, "n_steps": 7, "_init_setup_model": False})
+    assert model.n_steps == 7
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES, ids=lambda space: type(space).__name__)
+def test_reinforce_moves_the_actor_and_not_the_critic(space: Any) -> None:
+    model = tiny(lambda: RandomEnv(space), algorithm=REINFORCE, n_envs=2)
+    before = weights(model)
+    model.learn(100)
+    after = weights(model)
+    assert not th.equal(before["action_net.weight"], after["action_net.weight"])
+    for key in ("value_net.weight", "mlp_extractor.value_net.0.weight"):
+        assert th.equal(before[key], after[key])
+
+
+def test_the_weight_of_a_step_is_its_discounted_return() -> None:
+    model = tiny(lambda: ScriptedEnv([3, 2]), algorithm=REINFORCE, n_steps=5, gamma=0.5)
+    buffer = one_rollout(model)
+    np.testing.assert_allclose(buffer.advantages[:, 0], [1.75, 1.5, 1.0, 1.5, 1.0])
+
+
+def test_a_time_limit_ends_the_return_where_there_is_no_critic() -> None:
+    model = tiny(lambda: ScriptedEnv([3], truncated=True), algorithm=REINFORCE, n_steps=3, gamma=0.5)
+    np.testing.assert_allclose(one_rollout(model).advantages[:, 0], [1.75, 1.5, 1.0])
+
+
+def test_with_a_value_baseline_the_critic_is_fitted_to_monte_carlo_returns() -> None:
+    model = tiny(lambda: ScriptedEnv([3, 2]), algorithm=REINFORCE, baseline="value", n_steps=5, gamma=0.5)
+    buffer = one_rollout(model)
+    returns = [1.75, 1.5, 1.0, 1.5, 1.0]
+    np.testing.assert_allclose(buffer.returns[:, 0], returns, rtol=1e-5)
+    np.testing.assert_allclose(buffer.advantages[:, 0], np.array(returns) - buffer.values[:, 0], rtol=1e-5)
+    before = weights(model)
+    model.train()
+    assert not th.equal(before["value_net.weight"], weights(model)["value_net.weight"])
+
+
+@pytest.mark.parametrize("baseline", ["mean", "time_mean", "leave_one_out"])
+def test_the_other_baselines_go_with_it(baseline: str) -> None:
+    model = tiny(lambda: ScriptedEnv([2]), algorithm=REINFORCE, baseline=baseline, n_steps=4, gamma=1.0)
+    # Every episode is the same, so that only the mean over all steps, 1.5, leaves something
+    expected = [0.5, -0.5, 0.5, -0.5] if baseline == "mean" else [0.0] * 4
+    np.testing.assert_allclose(one_rollout(model).advantages[:, 0], expected, atol=1e-6)
+
+
+def test_reinforce_learns_the_better_arm_of_a_bandit() -> None:
+    class Bandit(ScriptedEnv):
+        def step(self, action: Any) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, float(action == 1), *rest
+
+    model = tiny(lambda: Bandit([1]), algorithm=REINFORCE, learning_rate=0.05, n_steps=32, n_envs=2)
+    model.learn(64 * 30)
+    buffer = one_rollout(model)
+    assert buffer.rewards.mean() > 0.9
