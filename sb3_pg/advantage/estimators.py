@@ -260,12 +260,14 @@ class EstimatorEntry(NamedTuple):
     """It means nothing for an episode whose beginning is not in the rollout."""
     needs_q: bool = False
     """It uses a Q critic, for discrete actions."""
+    gae_lambda: float | None = None
+    """The lambda for which GAE gives the same, if there is one: a search over lambda finds it there."""
 
 
 ESTIMATORS: dict[str, EstimatorEntry] = {
     "total_return": EstimatorEntry(total_return, needs_whole_episodes=True),
-    "reward_to_go": EstimatorEntry(reward_to_go),
-    "td_residual": EstimatorEntry(td_residual, needs_critic=True),
+    "reward_to_go": EstimatorEntry(reward_to_go, gae_lambda=1.0),
+    "td_residual": EstimatorEntry(td_residual, needs_critic=True, gae_lambda=0.0),
     "gae": EstimatorEntry(gae),
     "q": EstimatorEntry(q_value, needs_critic=True, needs_q=True),
     "q_minus_v": EstimatorEntry(q_minus_v, needs_critic=True, needs_q=True),

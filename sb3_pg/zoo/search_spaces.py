@@ -15,6 +15,8 @@ from typing import Any
 import optuna
 from torch import nn
 
+from sb3_pg.advantage.estimators import ESTIMATORS
+
 Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -101,6 +103,16 @@ def _convert(raw: dict[str, Any], one_minus: tuple[str, ...]) -> dict[str, Any]:
     return hyperparams
 
 
+# From the table of estimators, so that a new one is tried without a line here. For VPG those that any rollout and any
+# action space allows, without the special cases that the search over lambda has already; for REINFORCE the critic-free.
+VPG_ESTIMATORS = [
+    name
+    for name, entry in ESTIMATORS.items()
+    if not (entry.needs_whole_episodes or entry.needs_q) and entry.gae_lambda is None
+]
+REINFORCE_ESTIMATORS = [name for name, entry in ESTIMATORS.items() if not entry.needs_critic and name != "gae"]
+
+
 def convert_vpg_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     Turn the raw values of a VPG trial into constructor arguments.
@@ -135,6 +147,7 @@ def sample_vpg_params(
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, VPG_BATCH_POWS)
     raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", 1e-3, 1.0, log=True)
     raw["vf_learning_rate"] = trial.suggest_float("vf_learning_rate", 1e-4, 3e-2, log=True)
+    raw["estimator"] = trial.suggest_categorical("estimator", VPG_ESTIMATORS)
     raw["n_critic_updates"] = trial.suggest_int("n_critic_updates", 1, 40, log=True)
     trial.set_user_attr("gae_lambda", 1 - raw["one_minus_gae_lambda"])
     return convert_vpg_params(raw)
@@ -171,6 +184,7 @@ def sample_reinforce_params(
     """
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, REINFORCE_BATCH_POWS)
+    raw["estimator"] = trial.suggest_categorical("estimator", REINFORCE_ESTIMATORS)
     raw["baseline"] = trial.suggest_categorical("baseline", ["none", "mean", "time_mean", "leave_one_out"])
     return convert_reinforce_params(raw)
 

@@ -727,6 +727,18 @@ def test_any_callable_is_an_estimator() -> None:
 
     entry = get_estimator(rewards_only)
     assert entry.function is rewards_only
-    assert entry[1:] == (False, False, False)
+    assert entry[1:] == (False, False, False, None)
     data = random_experience((4, 2))
     assert estimate(rewards_only, data) is data.rewards
+
+
+@pytest.mark.parametrize("name", [name for name, entry in ESTIMATORS.items() if entry.gae_lambda is not None])
+def test_an_estimator_that_is_a_case_of_gae_gives_what_gae_gives(name: str) -> None:
+    entry = ESTIMATORS[name]
+    rng = np.random.default_rng(0)
+    arrays = {key: rng.normal(size=(40, 3)) for key in ("rewards", "values", "next_values")}
+    dones = rng.random((40, 3)) < 0.2
+    arrays["next_values"][:-1] = np.where(dones[:-1], arrays["next_values"][:-1], arrays["values"][1:])
+    trajectories = Trajectories(dones=dones, **arrays)
+    as_gae = gae(trajectories, gamma=0.9, gae_lambda=entry.gae_lambda)
+    assert np.allclose(entry.function(trajectories, gamma=0.9, gae_lambda=0.5), as_gae)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
 from sb3_pg import REINFORCE, VPG
+from sb3_pg.zoo import search_spaces
 from sb3_pg.zoo.search_spaces import CONVERTERS, NET_ARCHS, SAMPLERS
 
 ALGORITHMS = {"vpg": VPG, "reinforce": REINFORCE}
@@ -35,10 +36,15 @@ def raw_values(name: str, **changes: Any) -> dict[str, Any]:
         "n_steps_pow": 6,
     }
     if name == "vpg":
-        raw |= {"one_minus_gae_lambda": 0.05, "vf_learning_rate": 1e-3, "n_critic_updates": 10}
+        raw |= {"one_minus_gae_lambda": 0.05, "vf_learning_rate": 1e-3, "n_critic_updates": 10, "estimator": "gae"}
     else:
-        raw |= {"baseline": "none"}
+        raw |= {"baseline": "none", "estimator": "reward_to_go"}
     return raw | changes
+
+
+def test_an_estimator_of_the_table_is_searched_where_lambda_does_not_cover_it() -> None:
+    assert search_spaces.VPG_ESTIMATORS == ["gae"]
+    assert search_spaces.REINFORCE_ESTIMATORS == ["total_return", "reward_to_go"]
 
 
 def test_every_algorithm_has_a_sampler_and_a_converter() -> None:
