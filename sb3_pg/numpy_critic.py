@@ -22,6 +22,9 @@ from sb3_pg.policies import is_plain_mlp, overrides
 
 Array = NDArray[Any]
 
+# What stands between an observation and its value, in the rollout or in the critic's loss
+_METHODS = ("predict_values", "extract_features", "evaluate_actions")
+
 # Memory for the output of one layer; larger batches are worked off in pieces.
 _LAYER_BYTES = 2**23
 
@@ -31,9 +34,7 @@ def why_not_numpy_critic(policy: ActorCriticPolicy) -> str:
     space = policy.observation_space
     checks = {
         "not on the CPU": policy.device.type != "cpu",
-        f"{type(policy).__name__} overrides how values are made": overrides(
-            policy, "predict_values", "extract_features"
-        ),
+        f"{type(policy).__name__} overrides how values are made": overrides(policy, *_METHODS),
         "observations are not a Box of numbers": not isinstance(space, spaces.Box)
         or space.dtype not in (np.float32, np.float64),
         "features extractor": type(policy.vf_features_extractor) is not FlattenExtractor,

@@ -6,10 +6,11 @@ import difflib
 import io
 import json
 import math
+import os
 import pathlib
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import signature
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -395,7 +396,9 @@ class VPG(OnPolicyAlgorithm):
 
     def _order(self, batch_size: int | None) -> Any:
         """The order in which a pass goes through the batch: as it is where one step takes it all."""
-        return self.rollout_buffer.permutation() if batch_size or self.per_step_values else None
+        size = self.rollout_buffer.n_valid
+        shuffled = self.per_step_values or (batch_size or size) < size
+        return self.rollout_buffer.permutation() if shuffled else None
 
     def _policy_loss(self, log_probs: th.Tensor, data: Samples) -> th.Tensor:
         if self.policy_loss == "importance":
@@ -556,6 +559,33 @@ class VPG(OnPolicyAlgorithm):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         names, variables = super()._get_torch_save_params()
         return (names if self.joint_optimizer else [*names, "policy.critic_optimizer"]), variables
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save the model to a zip file, as every SB3 algorithm does.
+
+        The file is written under another name and renamed when it is complete: a model that was saved there before
+        is not lost when saving is interrupted.
+
+        :param path: file to write; ``.zip`` is added where there is no suffix
+        :param exclude: attributes to leave out besides SB3's
+        :param include: attributes to keep that SB3 leaves out
+        """
+        if isinstance(path, io.BufferedIOBase):
+            super().save(path, exclude, include)
+            return
+        target = pathlib.Path(path)
+        target = target if target.suffix else target.with_name(f"{target.name}.zip")
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        try:
+            super().save(unfinished, exclude, include)
+            os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     @classmethod
     def load(

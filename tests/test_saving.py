@@ -353,3 +353,34 @@ def test_parameters_can_be_read_and_set() -> None:
     other.set_parameters(model.get_parameters(), device="cpu")
     assert same(weights(other), weights(model))
     assert same(other.policy.critic_optimizer.state_dict(), model.policy.critic_optimizer.state_dict())
+
+
+def test_a_model_saved_before_outlives_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    model.save(tmp_path / "model")
+    before = weights(model)
+    model.learn(16)
+
+    def half(path: Any, **_: Any) -> None:
+        Path(path).write_bytes(b"half a file")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("stable_baselines3.common.base_class.save_to_zip_file", half)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(tmp_path / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.zip"]
+    assert same(weights(VPG.load(tmp_path / "model")), before)
+
+
+def test_a_model_is_saved_under_the_name_that_sb3_would_give_it(tmp_path: Path) -> None:
+    model = tiny()
+    for given, written in (
+        ("a", "a.zip"),
+        ("b.zip", "b.zip"),
+        ("c.model", "c.model"),
+    ):
+        model.save(str(tmp_path / given))
+        assert (tmp_path / written).is_file()
+    with (tmp_path / "e.zip").open("wb") as file:
+        model.save(file)
+    assert same(weights(VPG.load(tmp_path / "e.zip")), weights(model))
