@@ -1,32 +1,42 @@
-"""How many threads torch may use while a small network is trained."""
+"""How many threads torch and NumPy's BLAS may use while a small network is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch as th
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 # Up to this many weights one thread does the work of an update in milliseconds, and waiting for a second thread that
-# shares its core with another process takes longer than it could save (measured: up to ten times slower).
+# shares its core with another process takes longer than it could save (measured: ten times for torch, a hundred times
+# for a matrix product of OpenBLAS).
 SMALL_NETWORK = 100_000
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """The BLAS libraries of this process; looked for once, since that takes longer than an update."""
+    return ThreadpoolController()
 
 
 @contextmanager
 def one_thread_if_small(network: nn.Module) -> Iterator[None]:
-    """Let torch use one thread for a small network on a CPU, and put the number of threads back afterwards.
+    """Let torch and BLAS use one thread for a small network on a CPU, and put their numbers back afterwards.
 
     :param network: has at most :data:`SMALL_NETWORK` weights to count as small
     """
-    before = th.get_num_threads()
     parameters = list(network.parameters())
     small = sum(parameter.numel() for parameter in parameters) <= SMALL_NETWORK
-    if before == 1 or not small or any(parameter.device.type != "cpu" for parameter in parameters):
+    if not small or any(parameter.device.type != "cpu" for parameter in parameters):
         yield
         return
+    before = th.get_num_threads()
     th.set_num_threads(1)
     try:
-        yield
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
     finally:
         th.set_num_threads(before)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch as th
+from threadpoolctl import ThreadpoolController
 from torch import nn
 
 from sb3_pg import VPG
@@ -25,6 +27,20 @@ def test_a_small_network_has_one_thread_inside_and_the_old_number_after() -> Non
     with one_thread_if_small(nn.Linear(4, 64)):
         assert th.get_num_threads() == 1
     assert th.get_num_threads() == 2
+
+
+def blas_threads() -> set[int]:
+    found = {pool["num_threads"] for pool in ThreadpoolController().info() if pool["user_api"] == "blas"}
+    assert found, f"NumPy {np.__version__} should bring a BLAS library"
+    return found
+
+
+def test_numpys_blas_has_one_thread_inside_and_the_old_number_after() -> None:
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        before = blas_threads()
+        with one_thread_if_small(nn.Linear(4, 64)):
+            assert blas_threads() == {1}
+        assert blas_threads() == before == {2}
 
 
 def test_the_number_comes_back_after_an_error() -> None:

@@ -122,15 +122,13 @@ def test_the_saved_model_loads_and_evaluates_in_python(cartpole: TrainedRun) -> 
 
 
 @shares_the_run
-@pytest.mark.parametrize("which", [[], ["--load-best"], ["--load-last-checkpoint", "--n-envs", "2"]])
-def test_enjoy_plays_every_saved_model(cartpole: TrainedRun, which: list[str]) -> None:
+@pytest.mark.parametrize("which", [["--load-best"], ["--load-last-checkpoint", "--n-envs", "2"]])
+def test_enjoy_plays_the_best_model_and_the_last_checkpoint(cartpole: TrainedRun, which: list[str]) -> None:
     printed = run(
         cartpole.cwd, *ZOO_ENJOY, "--algo", "vpg", "--env", "CartPole-v1", "-f", "logs", "--exp-id", "1", "-n", "300",
         "--no-render", *which,
     )  # fmt: skip
-    assert "Loading" in printed
-    if not which:
-        assert "Episode Reward" in printed
+    assert ("best_model.zip" if "--load-best" in which else "rl_model_1024_steps.zip") in printed
 
 
 @shares_the_run
@@ -247,11 +245,6 @@ def test_our_own_commands_work_without_the_hook(tmp_path: Path) -> None:
     run(tmp_path, "-m", "sb3_pg.train", *where, "64", "--eval-freq", "-1", "-params", "n_steps:8", SB3_PG_ZOO="0")
     printed = run(tmp_path, "-m", "sb3_pg.enjoy", *where, "600", "--no-render", SB3_PG_ZOO="0")
     assert "Episode Reward" in printed
-
-
-def test_the_hook_can_be_switched_off(tmp_path: Path) -> None:
-    printed = run(tmp_path, *ZOO_TRAIN, "--algo", "vpg", "-n", "64", succeeds=False, SB3_PG_ZOO="0")
-    assert "invalid choice: 'vpg'" in printed
 
 
 def test_an_environment_without_a_block_gets_the_default_one(tmp_path: Path) -> None:
