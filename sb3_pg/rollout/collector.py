@@ -98,13 +98,8 @@ def collect(
     actor = choose_actor(policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
     step_values = actor if isinstance(actor, ForwardActor) else None
     clip = to_environment(policy)
-    scope: dict[str, Any] = {
-        "self": model,
-        "env": env,
-        "callback": callback,
-        "rollout_buffer": buffer,
-        "n_rollout_steps": rule.n_steps,
-    }
+    scope: dict[str, Any] = dict(env=env, callback=callback, rollout_buffer=buffer, n_rollout_steps=rule.n_steps)
+    scope["self"] = model
     shares = _Shares(rule, env.num_envs)
     n_steps = 0
     while not shares.complete:
@@ -122,25 +117,21 @@ def collect(
             scope["obs_tensor"] = step_values.obs_tensor
             scope["values"], scope["log_probs"] = step_values.values, step_values.log_probs
         callback.update_locals(scope)
-        if not callback.on_step():
-            # Not in SB3: what follows goes on from the state that the environment is in
-            buffer.append(observations, actions, rewards, dones)
+        go_on = callback.on_step()
+        buffer.append(observations, actions, rewards, dones)
+        model._last_obs, model._last_episode_starts = new_obs, dones  # type: ignore[assignment]
+        if not go_on:
             buffer.count_times()
-            model._last_obs, model._last_episode_starts = new_obs, dones  # type: ignore[assignment]
             return False
         if normalized is not None:
             _check_before_normalizing(normalized, n_steps)
         n_done = np.count_nonzero(dones)
         if n_done or _has_episode(infos):
             model._update_info_buffer(infos, dones)
-
-        buffer.append(observations, actions, rewards, dones)
         if step_values is not None:
             buffer.values[n_steps], buffer.log_probs[n_steps] = step_values.values, step_values.log_probs
         if n_done:
             buffer.terminal_observations += _time_limits(n_steps, dones, infos)
-        model._last_obs = new_obs  # type: ignore[assignment]
-        model._last_episode_starts = dones
         n_steps += 1
         shares.count(n_steps, dones)
 
