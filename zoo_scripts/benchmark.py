@@ -16,7 +16,6 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 
 import argparse
 import csv
-import importlib.util
 import multiprocessing
 import re
 import resource
@@ -165,17 +164,6 @@ def raw(make_env: Callable[[], VecEnv]) -> Contender:
     return set_up
 
 
-def tianshou_reinforce(env_id: str) -> Contender:
-    """Tianshou's Reinforce with 8 environments, one pass over 2048 steps."""
-
-    def set_up() -> Callable[[], int]:
-        from zoo_scripts import benchmark_tianshou
-
-        return benchmark_tianshou.reinforce(env_id, BATCH)
-
-    return set_up
-
-
 def dummy(env_id: str, n_envs: int) -> Callable[[], VecEnv]:
     """SB3's own vector environment."""
     # Without a render mode, for which LunarLander would draw particles at every step
@@ -256,10 +244,6 @@ def cases() -> list[Case]:
         "fixed steps": ours(cheetah, batch=8000),
     }
     found.append(Case("whole-episode batches, HalfCheetah-v5", whole, [("whole episodes", "fixed steps", 0.9)]))
-    if importlib.util.find_spec("tianshou"):
-        for env_id, goal in (("CartPole-v1", 10.0), ("HalfCheetah-v5", 3.5)):
-            contenders = {"VPG": ours(dummy(env_id, 8)), "tianshou Reinforce": tianshou_reinforce(env_id)}
-            found.append(Case(f"tianshou, {env_id}, 8 envs", contenders, [("VPG", "tianshou Reinforce", goal)]))
     return found
 
 
