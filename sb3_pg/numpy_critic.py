@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from torch import nn
 
-from sb3_pg.policies import is_plain_mlp, overrides
+from sb3_pg.policies import why_not_plain
 
 Array = NDArray[Any]
 
@@ -31,18 +29,10 @@ _LAYER_BYTES = 2**23
 
 def why_not_numpy_critic(policy: ActorCriticPolicy) -> str:
     """What keeps :class:`NumpyCritic` from being exactly this policy's critic; empty if nothing does."""
-    space = policy.observation_space
-    checks = {
-        "not on the CPU": policy.device.type != "cpu",
-        f"{type(policy).__name__} overrides how values are made": overrides(policy, *_METHODS),
-        "observations are not a Box of numbers": not isinstance(space, spaces.Box)
-        or space.dtype not in (np.float32, np.float64),
-        "features extractor": type(policy.vf_features_extractor) is not FlattenExtractor,
-        "network": type(policy.mlp_extractor) is not MlpExtractor,
-        "a layer that is neither Linear, Tanh nor ReLU": not is_plain_mlp(_modules(policy)),
-        "hooks on the policy": any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()),
-    }
-    return next((reason for reason, applies in checks.items() if applies), "")
+    reason = why_not_plain(policy, _METHODS, policy.vf_features_extractor, _modules(policy))
+    if not reason and policy.observation_space.dtype not in (np.float32, np.float64):
+        return f"observations of {policy.observation_space.dtype}"
+    return reason
 
 
 def _modules(policy: ActorCriticPolicy) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy as SB3CnnPoli
 from stable_baselines3.common.policies import ActorCriticPolicy as SB3ActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy as SB3MultiInputPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
@@ -117,6 +118,29 @@ def is_plain_mlp(modules: list[nn.Module]) -> bool:
         and all(type(m) is nn.Linear and m.bias is not None and m.weight.dtype == th.float32 for m in linear)
         and all(type(m) in (nn.Tanh, NumpyTanh, nn.ReLU) for m in between)
     )
+
+
+def why_not_plain(
+    policy: SB3ActorCriticPolicy, methods: tuple[str, ...], features_extractor: nn.Module, modules: list[nn.Module]
+) -> str:
+    """What keeps a multilayer perceptron on flat observations from being exactly one half of this policy.
+
+    :param methods: SB3's methods that the half goes through
+    :param features_extractor: the half's
+    :param modules: the half's layers, in order
+    :return: the first reason; empty if there is none
+    """
+    space = policy.observation_space
+    checks = {
+        "not on the CPU": policy.device.type != "cpu",
+        f"{type(policy).__name__} overrides how this is made": overrides(policy, *methods),
+        "observations are not a Box of numbers": not isinstance(space, spaces.Box) or space.dtype.kind != "f",
+        f"features extractor {type(features_extractor).__name__}": type(features_extractor) is not FlattenExtractor,
+        f"network {type(policy.mlp_extractor).__name__}": type(policy.mlp_extractor) is not MlpExtractor,
+        "a layer that is neither Linear, Tanh nor ReLU": not is_plain_mlp(modules),
+        "hooks on the policy": any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()),
+    }
+    return next((reason for reason, applies in checks.items() if applies), "")
 
 
 def sample_observation(policy: SB3ActorCriticPolicy) -> PyTorchObs:

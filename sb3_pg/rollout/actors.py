@@ -16,11 +16,10 @@ from stable_baselines3.common.distributions import (
     MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_pg.policies import NumpyTanh, is_plain_mlp, overrides
+from sb3_pg.policies import NumpyTanh, overrides, why_not_plain
 from sb3_pg.rollout.buffer import Observations
 
 Array = NDArray[Any]
@@ -43,6 +42,13 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array, Array], Any], float]]
     NumpyTanh: (np.tanh, 20.0),
     nn.ReLU: (lambda x, out: np.maximum(x, 0.0, out=out), 1.0),
 }
+
+_DISTRIBUTIONS = (
+    DiagGaussianDistribution,
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+    BernoulliDistribution,
+)
 
 # Steps that noise is drawn for at a time when the length of the rollout is not known.
 _NOISE_ROWS = 512
@@ -187,24 +193,12 @@ def _sampling(
 
 def why_not_numpy(policy: ActorCriticPolicy) -> str:
     """What keeps the NumPy actor from being exactly this policy; empty if nothing does."""
-    space = policy.observation_space
-    layers = getattr(policy.mlp_extractor, "policy_net", ())
-    checks = {
-        "not on the CPU": policy.device.type != "cpu",
-        f"{type(policy).__name__} overrides how actions are made": overrides(
-            policy, *_FORWARD_METHODS, *_ACTING_METHODS
-        ),
-        "gSDE": policy.use_sde or policy.squash_output,
-        "observations are not a Box of numbers": not isinstance(space, spaces.Box) or space.dtype.kind != "f",
-        f"features extractor {type(policy.pi_features_extractor).__name__}": type(policy.pi_features_extractor)
-        is not FlattenExtractor,
-        f"network {type(policy.mlp_extractor).__name__}": type(policy.mlp_extractor) is not MlpExtractor,
-        "a layer that is neither Linear, Tanh nor ReLU": not is_plain_mlp([*layers, policy.action_net]),
-        f"distribution {type(policy.action_dist).__name__}": type(policy.action_dist)
-        not in (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution),
-        "hooks on the policy": any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules()),
-    }
-    return next((reason for reason, applies in checks.items() if applies), "")
+    if policy.use_sde or policy.squash_output:
+        return "gSDE"
+    if type(policy.action_dist) not in _DISTRIBUTIONS:
+        return f"distribution {type(policy.action_dist).__name__}"
+    layers = [*getattr(policy.mlp_extractor, "policy_net", ()), policy.action_net]
+    return why_not_plain(policy, (*_FORWARD_METHODS, *_ACTING_METHODS), policy.pi_features_extractor, layers)
 
 
 def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
