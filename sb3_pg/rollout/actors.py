@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from stable_baselines3.common.distributions import (
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
@@ -29,12 +29,7 @@ _FORWARD_METHODS = ("forward", "extract_features")
 
 # The methods that stand between an observation and an action in SB3's policy. A subclass that overrides one of them
 # is asked for every action through torch.
-_ACTING_METHODS = (
-    "get_distribution",
-    "_get_action_dist_from_latent",
-    "_predict",
-    "obs_to_tensor",
-)
+_ACTING_METHODS = ("get_distribution", "_get_action_dist_from_latent")
 
 # Each with an input whose output is exactly 1 in float32.
 _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array, Array], Any], float]] = {
@@ -65,7 +60,7 @@ class Actor(Protocol):
         ...
 
 
-class TorchActor:
+class DistributionActor:
     """The policy's own distribution, without the critic and without log-probabilities.
 
     Right for every policy that does not override ``forward`` or ``extract_features``. Draws from torch's generator what
@@ -83,6 +78,30 @@ class TorchActor:
             tensor: Any = obs_as_tensor(observations, self.policy.device)
             actions = self.policy.get_distribution(tensor).get_actions()
         return actions.cpu().numpy().reshape(-1, *self.policy.action_space.shape)  # type: ignore[misc]
+
+
+class TorchActor:
+    """The policy's network in torch, whatever it is made of, with noise drawn once for many steps.
+
+    Building and validating a ``Distribution`` at every step takes SB3 longer than the network does. Right for every
+    policy with a stock distribution that leaves SB3's way from the observation to it as it is.
+    """
+
+    gives_values = False
+
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
+        assert not why_not_stock(policy)
+        self.policy = policy
+        self._sampler = _Sampler(policy, n_envs, n_rows)
+
+    def __call__(self, observations: Observations) -> Array:
+        """See :class:`Actor`."""
+        policy = self.policy
+        with th.inference_mode():
+            tensor: Any = obs_as_tensor(observations, policy.device)
+            features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
+            output = policy.action_net(policy.mlp_extractor.forward_actor(features))
+        return self._sampler.draw(output.cpu().numpy())
 
 
 class ForwardActor:
@@ -109,9 +128,7 @@ class ForwardActor:
 class NumpyActor:
     """Stock multilayer perceptrons in NumPy, with noise drawn once for many steps.
 
-    At the sizes of a rollout step a NumPy call costs a tenth of a torch one. The distribution is the policy's: mean
-    plus noise for a Gaussian, the Gumbel-max trick (Gumbel 1954) for categories, logistic noise for bits; the random
-    numbers come from torch's generator, but are not those that SB3 would draw.
+    At the sizes of a rollout step a NumPy call costs a tenth of a torch one.
     """
 
     gives_values = False
@@ -128,25 +145,43 @@ class NumpyActor:
         ]
         self._input = np.ones((n_envs, self._weights[0].shape[0]), dtype=np.float32)
         self._inputs = self._input[:, :-1]
-        self._n_envs = n_envs
-        self._rows = n_rows or _NOISE_ROWS
-        self._next_row = self._rows
-        self._noise: Array = np.empty(0)
-        self._draw, self._decide = _sampling(policy)
+        self._draw = _Sampler(policy, n_envs, n_rows).draw
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
-        row = self._next_row
-        if row == self._rows:
-            self._noise, row = self._draw((self._rows, self._n_envs, self._weights[-1].shape[1])), 0
-        self._next_row = row + 1
         self._inputs[...] = observations.reshape(self._inputs.shape)  # type: ignore[union-attr]
         x = self._input
         for weight, (activate, out) in zip(self._weights, self._activations, strict=False):
             np.dot(x, weight, out)
             activate(out, out)
             x = out
-        return self._decide(np.dot(x, self._weights[-1]), self._noise[row])
+        return self._draw(np.dot(x, self._weights[-1]))
+
+
+class _Sampler:
+    """Actions from what ``action_net`` puts out, with noise drawn once for many steps.
+
+    The distribution is the policy's: mean plus noise for a Gaussian, the Gumbel-max trick (Gumbel 1954) for categories,
+    logistic noise for bits. The random numbers come from torch's generator, but are not those that SB3 would draw.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
+        self._rows = n_rows or _NOISE_ROWS
+        self._shape = (self._rows, n_envs, policy.action_net.out_features)
+        self._noise_of, self._decide = _sampling(policy)
+        self._noise: Iterator[Array] = iter(())
+
+    def draw(self, output: Array) -> Array:
+        """Actions of one step.
+
+        :param output: means or logits, shape ``(n_envs, n_outputs)``
+        :return: shape ``(n_envs, *action_shape)``
+        """
+        noise = next(self._noise, None)
+        if noise is None:
+            self._noise = iter(self._noise_of(self._shape))
+            noise = next(self._noise)
+        return self._decide(output, noise)
 
 
 def _with_bias(layer: nn.Linear, one: float | None) -> Array:
@@ -178,7 +213,7 @@ def _sampling(
     """How noise is drawn for many steps, and how the network's output and a step's noise make actions."""
     distribution = policy.action_dist
     if isinstance(distribution, DiagGaussianDistribution):
-        std = policy.log_std.detach().exp()
+        std = policy.log_std.detach().exp().cpu()
         shape = (-1, *policy.action_space.shape)  # type: ignore[misc]
         return lambda size: (th.randn(size) * std).numpy(), lambda mean, noise: (mean + noise).reshape(shape)
     if isinstance(distribution, CategoricalDistribution):
@@ -191,14 +226,21 @@ def _sampling(
     return lambda size: _gumbel(size) - _gumbel(size), lambda logits, noise: (logits + noise > 0).astype(np.float32)
 
 
-def why_not_numpy(policy: ActorCriticPolicy) -> str:
-    """What keeps the NumPy actor from being exactly this policy; empty if nothing does."""
+def why_not_stock(policy: ActorCriticPolicy) -> str:
+    """What keeps noise from being drawn apart from the policy's own distribution; empty if nothing does."""
     if policy.use_sde or policy.squash_output:
         return "gSDE"
     if type(policy.action_dist) not in _DISTRIBUTIONS:
         return f"distribution {type(policy.action_dist).__name__}"
+    if overrides(policy, *_ACTING_METHODS):
+        return f"{type(policy).__name__} overrides how its distribution is made"
+    return "" if isinstance(policy.action_net, nn.Linear) else f"action_net {type(policy.action_net).__name__}"
+
+
+def why_not_numpy(policy: ActorCriticPolicy) -> str:
+    """What keeps the NumPy actor from being exactly this policy; empty if nothing does."""
     layers = [*getattr(policy.mlp_extractor, "policy_net", ()), policy.action_net]
-    return why_not_plain(policy, (*_FORWARD_METHODS, *_ACTING_METHODS), policy.pi_features_extractor, layers)
+    return why_not_stock(policy) or why_not_plain(policy, _FORWARD_METHODS, policy.pi_features_extractor, layers)
 
 
 def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
@@ -207,6 +249,8 @@ def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
         return "policy.forward at every step (per_step_values=True)"
     if overrides(policy, *_FORWARD_METHODS):
         return f"policy.forward at every step ({type(policy).__name__} overrides it or extract_features)"
+    if reason := why_not_stock(policy):
+        return f"torch, by policy.get_distribution ({reason})"
     reason = why_not_numpy(policy)
     return f"torch ({reason})" if reason else "NumPy"
 
@@ -220,7 +264,9 @@ def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, 
     """
     if per_step_values or overrides(policy, *_FORWARD_METHODS):
         return ForwardActor(policy)
-    return TorchActor(policy) if why_not_numpy(policy) else NumpyActor(policy, n_envs, n_rows)
+    if why_not_stock(policy):
+        return DistributionActor(policy)
+    return TorchActor(policy, n_envs, n_rows) if why_not_numpy(policy) else NumpyActor(policy, n_envs, n_rows)
 
 
 def to_environment(policy: ActorCriticPolicy) -> Callable[[Array], Array]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from sb3_pg import REINFORCE
 from sb3_pg.rollout import collector
-from sb3_pg.rollout.actors import ForwardActor, TorchActor, choose_actor
+from sb3_pg.rollout.actors import DistributionActor, ForwardActor, TorchActor, choose_actor, describe_actor
 
 # Of a true hypothesis, one in ten thousand is rejected; the seed is fixed, so none is by chance.
 REJECTED = 1e-4
@@ -33,17 +33,26 @@ def chosen(policy: Any, *args: Any) -> Any:
     return choose_actor(policy, *args)
 
 
-def torch_actor(policy: Any, *_: Any) -> Any:
-    return TorchActor(policy)
+def torch_actor(policy: Any, _: bool, n_envs: int, n_rows: int | None) -> Any:
+    return TorchActor(policy, n_envs, n_rows)
+
+
+def distribution_actor(policy: Any, *_: Any) -> Any:
+    return DistributionActor(policy)
 
 
 def forward_actor(policy: Any, *_: Any) -> Any:
     return ForwardActor(policy)
 
 
-ACTORS: dict[str, Callable[..., Any]] = {"chosen": chosen, "torch": torch_actor, "forward": forward_actor}
+ACTORS: dict[str, Callable[..., Any]] = {
+    "chosen": chosen,
+    "torch": torch_actor,
+    "distribution": distribution_actor,
+    "forward": forward_actor,
+}
 # Of eight environments; enough to see a temperature that is a tenth off, where the code is ours and steps are cheap.
-STEPS = {"chosen": 3000, "torch": 300, "forward": 300}
+STEPS = {"chosen": 3000, "torch": 3000, "distribution": 300, "forward": 300}
 
 
 @pytest.fixture(params=list(ACTORS))
@@ -264,9 +273,19 @@ def test_stock_policies_are_asked_through_numpy() -> None:
     assert choice(tiny(policy=ActorCriticPolicy)) == "NumpyActor"
 
 
-@pytest.mark.parametrize("method", ["get_distribution", "_get_action_dist_from_latent", "extract_features"])
-def test_policies_that_override_how_actions_are_made_are_asked_through_torch(method: str) -> None:
-    assert choice(tiny(policy=overriding(method))) != "NumpyActor"
+@pytest.mark.parametrize("method", ["get_distribution", "_get_action_dist_from_latent"])
+def test_policies_that_override_how_actions_are_made_are_asked_for_their_distribution(method: str) -> None:
+    model = tiny(policy=overriding(method))
+    assert choice(model) == "DistributionActor"
+    assert "Overriding" in describe_actor(model.policy, per_step_values=False)
+
+
+def test_gsde_is_left_to_its_own_distribution() -> None:
+    assert choice(tiny(lambda: RandomEnv(ACTION_SPACES[0]), use_sde=True)) == "DistributionActor"
+
+
+def test_policies_that_override_how_features_are_extracted_are_asked_through_forward() -> None:
+    assert choice(tiny(policy=overriding("extract_features"))) == "ForwardActor"
 
 
 def test_policies_that_override_forward_are_asked_through_forward() -> None:
@@ -278,7 +297,6 @@ def test_policies_that_override_forward_are_asked_through_forward() -> None:
     "settings",
     [
         dict(policy_kwargs=dict(activation_fn=nn.ELU)),
-        dict(env=lambda: RandomEnv(ACTION_SPACES[0]), use_sde=True),
         dict(env=lambda: RandomEnv(ACTION_SPACES[1], spaces.Discrete(4))),
         dict(env=lambda: RandomEnv(ACTION_SPACES[1], spaces.MultiDiscrete([2, 3]))),
         dict(
@@ -286,7 +304,7 @@ def test_policies_that_override_forward_are_asked_through_forward() -> None:
         ),
         dict(env=lambda: RandomEnv(ACTION_SPACES[1], spaces.Box(0, 255, (4,), np.uint8))),
     ],
-    ids=["ELU", "gSDE", "Discrete", "MultiDiscrete", "Dict", "integers"],
+    ids=["ELU", "Discrete", "MultiDiscrete", "Dict", "integers"],
 )
 def test_what_numpy_cannot_do_exactly_is_left_to_torch(settings: dict[str, Any]) -> None:
     assert choice(tiny(**settings)) == "TorchActor"
@@ -294,8 +312,10 @@ def test_what_numpy_cannot_do_exactly_is_left_to_torch(settings: dict[str, Any])
 
 def test_a_layer_replaced_after_construction_is_seen() -> None:
     model = tiny()
-    model.policy.action_net = nn.Sequential(model.policy.action_net, nn.Dropout(0.5))
+    model.policy.mlp_extractor.policy_net.append(nn.Dropout(0.5))
     assert choice(model) == "TorchActor"
+    model.policy.action_net = nn.Sequential(model.policy.action_net)
+    assert choice(model) == "DistributionActor"
     hooked = tiny()
     hooked.policy.action_net.register_forward_hook(lambda _module, _args, output: output)
     assert choice(hooked) == "TorchActor"
