@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain, count
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,7 @@ class TorchActor:
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
         assert not why_not_stock(policy)
         self.policy = policy
-        self._sampler = _Sampler(policy, n_envs, n_rows)
+        self._sample = _sampler(policy, n_envs, n_rows)
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
@@ -101,7 +102,7 @@ class TorchActor:
             tensor: Any = obs_as_tensor(observations, policy.device)
             features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
             output = policy.action_net(policy.mlp_extractor.forward_actor(features))
-        return self._sampler.draw(output.cpu().numpy())
+        return self._sample(output.cpu().numpy())
 
 
 class ForwardActor:
@@ -138,50 +139,40 @@ class NumpyActor:
         modules = [*policy.mlp_extractor.policy_net, policy.action_net]
         activations = [_ACTIVATIONS[type(module)] for module in modules[1::2]]
         ones = [one for _, one in activations] + [None]
-        self._weights = [_with_bias(layer, one) for layer, one in zip(modules[0::2], ones, strict=True)]
-        self._activations = [
-            (activate, np.empty((n_envs, weight.shape[1]), dtype=np.float32))
-            for (activate, _), weight in zip(activations, self._weights[:-1], strict=True)
+        weights = [_with_bias(layer, one) for layer, one in zip(modules[0::2], ones, strict=True)]
+        self._hidden = [
+            (weight, activate, np.empty((n_envs, weight.shape[1]), dtype=np.float32))
+            for weight, (activate, _) in zip(weights[:-1], activations, strict=True)
         ]
-        self._input = np.ones((n_envs, self._weights[0].shape[0]), dtype=np.float32)
+        self._last_weight = weights[-1]
+        self._input = np.ones((n_envs, weights[0].shape[0]), dtype=np.float32)
         self._inputs = self._input[:, :-1]
-        self._draw = _Sampler(policy, n_envs, n_rows).draw
+        self._shape = self._inputs.shape
+        self._sample = _sampler(policy, n_envs, n_rows)
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
-        self._inputs[...] = observations.reshape(self._inputs.shape)  # type: ignore[union-attr]
+        self._inputs[...] = observations.reshape(self._shape)  # type: ignore[union-attr]
         x = self._input
-        for weight, (activate, out) in zip(self._weights, self._activations, strict=False):
-            np.dot(x, weight, out)
+        for weight, activate, out in self._hidden:
+            x.dot(weight, out)  # a third faster than np.dot at these sizes
             activate(out, out)
             x = out
-        return self._draw(np.dot(x, self._weights[-1]))
+        return self._sample(x.dot(self._last_weight))
 
 
-class _Sampler:
-    """Actions from what ``action_net`` puts out, with noise drawn once for many steps.
+def _sampler(policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> Callable[[Array], Array]:
+    """Actions of a step from what ``action_net`` puts out, with noise drawn once for many steps.
 
     The distribution is the policy's: mean plus noise for a Gaussian, the Gumbel-max trick (Gumbel 1954) for categories,
     logistic noise for bits. The random numbers come from torch's generator, but are not those that SB3 would draw.
+
+    :return: takes means or logits, shape ``(n_envs, n_outputs)``, gives actions, shape ``(n_envs, *action_shape)``
     """
-
-    def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
-        self._rows = n_rows or _NOISE_ROWS
-        self._shape = (self._rows, n_envs, policy.action_net.out_features)
-        self._noise_of, self._decide = _sampling(policy)
-        self._noise: Iterator[Array] = iter(())
-
-    def draw(self, output: Array) -> Array:
-        """Actions of one step.
-
-        :param output: means or logits, shape ``(n_envs, n_outputs)``
-        :return: shape ``(n_envs, *action_shape)``
-        """
-        noise = next(self._noise, None)
-        if noise is None:
-            self._noise = iter(self._noise_of(self._shape))
-            noise = next(self._noise)
-        return self._decide(output, noise)
+    size = (n_rows or _NOISE_ROWS, n_envs, policy.action_net.out_features)
+    draw_noise, decide = _sampling(policy)
+    noise = chain.from_iterable(draw_noise(size) for _ in count())
+    return lambda output: decide(output, next(noise))
 
 
 def _with_bias(layer: nn.Linear, one: float | None) -> Array:
@@ -217,7 +208,7 @@ def _sampling(
         shape = (-1, *policy.action_space.shape)  # type: ignore[misc]
         return lambda size: (th.randn(size) * std).numpy(), lambda mean, noise: (mean + noise).reshape(shape)
     if isinstance(distribution, CategoricalDistribution):
-        return _gumbel, lambda logits, noise: np.add(logits, noise).argmax(axis=1)
+        return _gumbel, lambda logits, noise: (logits + noise).argmax(1)
     if isinstance(distribution, MultiCategoricalDistribution):
         ends = np.cumsum(distribution.action_dims)[:-1]
         return _gumbel, lambda logits, noise: np.stack(
