@@ -101,8 +101,9 @@ class VectorEnvAdapter(VecEnv):
 
     def __init__(self, env: Any) -> None:
         self.env = env
-        self.is_envpool = not isinstance(env, VectorEnv)
-        if self.is_envpool and not hasattr(env, "spec"):
+        # By what sets it apart: envpool's class is made on the fly, and some versions derive from VectorEnv
+        self.is_envpool = hasattr(env, "recv") and hasattr(env, "config")
+        if not (self.is_envpool or isinstance(env, VectorEnv)):
             raise ValueError(
                 f"VectorEnvAdapter takes a gymnasium.vector.VectorEnv or an envpool environment, not {env!r}"
             )

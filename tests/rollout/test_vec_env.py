@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium as gym
@@ -124,11 +125,40 @@ def test_training_on_the_lean_vec_env_gives_the_same_weights() -> None:
     assert np.array_equal(*weights)
 
 
+class LikeEnvpool:
+    """What envpool's Gymnasium interface is: spaces of one environment, resets by id, autoreset one step later."""
+
+    def __init__(self, env: SyncVectorEnv, seed: int) -> None:
+        self.env = env
+        self.config = {"num_envs": env.num_envs, "seed": seed}
+        self.observation_space, self.action_space = env.single_observation_space, env.single_action_space
+        self.step, self.close, self.render_mode = env.step, env.close, None
+
+    def recv(self) -> Any:
+        raise NotImplementedError
+
+    def reset(self, env_id: Any = None) -> Any:
+        if env_id is None:
+            return self.env.reset(seed=self.config["seed"])
+        mask = np.isin(np.arange(self.env.num_envs), env_id)
+        observations, infos = self.env.reset(options={"reset_mask": mask})
+        return observations[mask], infos
+
+
+def real_envpool() -> Any:
+    """CartPole of the library itself, which is no dependency of ours."""
+    import envpool
+
+    return envpool.make("CartPole-v1", env_type="gymnasium", num_envs=N_ENVS, seed=0, max_episode_steps=30)
+
+
 def vector_envs() -> dict[str, Any]:
     def make_one() -> gym.Env[Any, Any]:
         return gym.make("CartPole-v1", max_episode_steps=30)
 
-    return {
+    installed = {"envpool": real_envpool} if find_spec("envpool") else {}
+    return installed | {
+        "like envpool": lambda: LikeEnvpool(SyncVectorEnv([make_one] * N_ENVS), seed=0),
         "native, next step": lambda: gym.make_vec(
             "CartPole-v1", N_ENVS, vectorization_mode="vector_entry_point", max_episode_steps=30
         ),
@@ -194,9 +224,17 @@ def test_the_adapter_is_seeded() -> None:
     assert not np.array_equal(starts[0], starts[2])
 
 
-def test_vpg_and_a2c_train_and_are_evaluated_through_the_adapter() -> None:
-    for algorithm in (VPG, A2C):
-        model = algorithm("MlpPolicy", VectorEnvAdapter(vector_envs()["native, next step"]()), n_steps=64, seed=0)
+def test_envpool_has_been_seeded_when_it_was_made() -> None:
+    env = VectorEnvAdapter(vector_envs()["like envpool"]())
+    env.seed(0)
+    with pytest.raises(ValueError, match="envpool.make"):
+        env.seed(3)
+
+
+@pytest.mark.parametrize("algorithm", [VPG, A2C])
+def test_vpg_and_a2c_train_and_are_evaluated_through_the_adapter(algorithm: Any) -> None:
+    for kind, seed in (("native, next step", 0), ("like envpool", None)):
+        model = algorithm("MlpPolicy", VectorEnvAdapter(vector_envs()[kind]()), n_steps=64, seed=seed)
         model.learn(600)
         assert len(model.ep_info_buffer) > 0
         evaluate_policy(model, model.get_env(), n_eval_episodes=3)  # a warning would say that no Monitor is there
