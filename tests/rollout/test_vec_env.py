@@ -227,7 +227,7 @@ def test_the_adapter_is_seeded() -> None:
 def test_envpool_has_been_seeded_when_it_was_made() -> None:
     env = VectorEnvAdapter(vector_envs()["like envpool"]())
     env.seed(0)
-    with pytest.raises(ValueError, match="envpool.make"):
+    with pytest.raises(ValueError, match=r"envpool\.make"):
         env.seed(3)
 
 
