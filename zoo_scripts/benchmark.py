@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 
 import argparse
 import csv
+import importlib.util
 import multiprocessing
 import re
 import resource
@@ -41,7 +42,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 MARKS = ("<!-- benchmark -->", "<!-- /benchmark -->")
 BATCH = 2048
-COMMON = dict(gae_lambda=0.97, seed=0)
+# The same learning rate for all: how long episodes last decides how often an environment is reset
+COMMON = dict(gae_lambda=0.97, learning_rate=7e-4, seed=0)
 ONE_STEP = dict(n_critic_updates=1, critic_batch_size=None)
 
 Contender = Callable[[], Callable[[], int]]
@@ -155,6 +157,48 @@ def raw(make_env: Callable[[], VecEnv]) -> Contender:
     return set_up
 
 
+def tianshou_reinforce(env_id: str, n_envs: int) -> Contender:
+    """Tianshou's REINFORCE (actor only, no critic) with the same network and batch, in its own vector environment."""
+
+    def set_up() -> Callable[[], int]:
+        from tianshou.algorithm.algorithm_base import policy_within_training_step
+        from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy, ProbabilisticActorPolicy, Reinforce
+        from tianshou.algorithm.optim import AdamOptimizerFactory
+        from tianshou.data import Collector, VectorReplayBuffer
+        from tianshou.env import DummyVectorEnv
+        from tianshou.utils.net.common import Net
+        from tianshou.utils.net.continuous import ContinuousActorProbabilistic
+        from tianshou.utils.net.discrete import DiscreteActor
+
+        envs = DummyVectorEnv([lambda: gym.make(env_id) for _ in range(n_envs)])
+        one = gym.make(env_id)
+        net = Net(state_shape=one.observation_space.shape, hidden_sizes=[64, 64], activation=th.nn.Tanh)
+        space: Any = one.action_space
+        policy: Any
+        if isinstance(space, gym.spaces.Discrete):
+            actor: Any = DiscreteActor(preprocess_net=net, action_shape=int(space.n), softmax_output=False)
+            policy = DiscreteActorPolicy(actor=actor, action_space=space)
+        else:
+            actor = ContinuousActorProbabilistic(preprocess_net=net, action_shape=space.shape, unbounded=True)
+            normal = lambda mean_and_std: th.distributions.Independent(th.distributions.Normal(*mean_and_std), 1)  # noqa: E731
+            policy = ProbabilisticActorPolicy(actor=actor, dist_fn=normal, action_space=space)
+        algorithm = Reinforce(policy=policy, gamma=0.99, optim=AdamOptimizerFactory(lr=7e-4))
+        collector = Collector(algorithm, envs, VectorReplayBuffer(BATCH, n_envs))
+        collector.reset()
+
+        def run() -> int:
+            collector.collect(n_step=BATCH)
+            with policy_within_training_step(algorithm.policy):
+                algorithm.update(buffer=collector.buffer, batch_size=None, repeat=1)
+            collector.reset_buffer(keep_statistics=True)
+            return BATCH
+
+        run()
+        return run
+
+    return set_up
+
+
 def dummy(env_id: str, n_envs: int) -> Callable[[], VecEnv]:
     """SB3's own vector environment."""
     # Without a render mode, for which LunarLander would draw particles at every step
@@ -231,6 +275,10 @@ def cases() -> list[Case]:
         found.append(Case(name, contenders, [("VPG", "A2C's loop", goal)]))
     native = {"VPG, adapter": ours(native_cartpoles), "A2C, DummyVecEnv": a2c(dummy("CartPole-v1", 64))}
     found.append(Case("64 native vector CartPoles", native, [("VPG, adapter", "A2C, DummyVecEnv", 5.5)]))
+    if importlib.util.find_spec("tianshou"):
+        for env_id, goal in (("CartPole-v1", 10), ("HalfCheetah-v5", 3.5)):
+            contenders = {"VPG": ours(dummy(env_id, 8)), "Tianshou REINFORCE": tianshou_reinforce(env_id, 8)}
+            found.append(Case(f"Tianshou, {env_id}, 8 envs", contenders, [("VPG", "Tianshou REINFORCE", goal)]))
     cheetah = dummy("HalfCheetah-v5", 8)
     whole = {
         "whole episodes": ours(cheetah, batch=8000, whole_episodes=True),
@@ -241,16 +289,20 @@ def cases() -> list[Case]:
 
 
 def measure(case: Case, repeats: int, seconds: float) -> list[dict[str, float]]:
-    """Environment steps per second of every contender, once a repeat, in turn."""
+    """Environment steps per second of every contender, once a repeat, in turn.
+
+    Seconds of this process, which works with one thread: on an idle machine they are those of the clock, and on a busy
+    one they do not count the time that other programs take.
+    """
     running = {name: contender() for name, contender in case.contenders.items()}
     repeated = []
     for _ in range(repeats):
         speeds = {}
         for name, run in running.items():
-            start, n_steps = time.perf_counter(), 0
-            while time.perf_counter() - start < seconds:
+            start, n_steps = time.process_time(), 0
+            while time.process_time() - start < seconds:
                 n_steps += run()
-            speeds[name] = n_steps / (time.perf_counter() - start)
+            speeds[name] = n_steps / (time.process_time() - start)
         repeated.append(speeds)
     return repeated
 
@@ -269,9 +321,9 @@ def memory_of_an_update(which: str, pipe: Any) -> None:
     train, times = model.train, []
 
     def timed_train() -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         train()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
 
     model.train = timed_train
     model.learn(100_000)
