@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain, count
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch as th
@@ -169,7 +169,7 @@ def _sampler(policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> Call
 
     :return: takes means or logits, shape ``(n_envs, n_outputs)``, gives actions, shape ``(n_envs, *action_shape)``
     """
-    size = (n_rows or _NOISE_ROWS, n_envs, policy.action_net.out_features)
+    size = (n_rows or _NOISE_ROWS, n_envs, cast(nn.Linear, policy.action_net).out_features)
     draw_noise, decide = _sampling(policy)
     noise = chain.from_iterable(draw_noise(size) for _ in count())
     return lambda output: decide(output, next(noise))
