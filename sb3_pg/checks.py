@@ -12,6 +12,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActor
 
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import get_estimator
+from sb3_pg.advantage.gae_lambda import GradientAgreement, LambdaRule, Scheduled
+from sb3_pg.lambda_rules import as_lambda_rule
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.buffer import TrajectoryBuffer
 from sb3_pg.schedules import as_schedule, check_schedule, interval
@@ -23,6 +25,7 @@ POLICY_LOSSES = ("vanilla", "importance", "clipped")
 TRUNCATIONS = ("bootstrap", "terminal", "discard")
 NORMALIZATIONS = (True, False, "batch", "center")
 
+_LAMBDAS = ("gae_lambda", "critic_gae_lambda")
 _FLAGS = ("whole_episodes", "state_discount", "joint_optimizer", "per_step_values", "use_sde")
 _CRITIC_FREE_ESTIMATORS = "estimator='reward_to_go', 'total_return', or 'gae' with gae_lambda=1"
 
@@ -70,6 +73,7 @@ def check_parameters(model: VPG) -> None:
     _check_choices(model)
     _check_policy_class(model)
     _check_estimator_and_baseline(model)
+    _check_lambda_rules(model)
     _check_optimizers(model)
 
 
@@ -92,8 +96,10 @@ def _check_numbers(model: VPG) -> None:
         if value is not None and not (_is_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be None or a number above 0")
     for name, (low, high) in SCHEDULE_BOUNDS.items():
-        if getattr(model, name) is not None or name not in ("vf_learning_rate", "critic_gae_lambda"):
-            check_schedule(getattr(model, name), name, low, high)
+        value = getattr(model, name)
+        optional = value is None and name in ("vf_learning_rate", "critic_gae_lambda")
+        if not (optional or (name in _LAMBDAS and _is_rule(value, name))):
+            check_schedule(value, name, low, high)
 
 
 def _check_policy_class(model: VPG) -> None:
@@ -135,8 +141,8 @@ def _check_estimator_and_baseline(model: VPG) -> None:
     get_baseline(baseline)
     whole = model.whole_episodes or model.n_episodes is not None
     if baseline != "value":
-        low_lambda = model.estimator == "gae" and min(map(as_schedule(model.gae_lambda, "gae_lambda"), (0.0, 1.0))) < 1
-        if entry.needs_critic or low_lambda:
+        low_lambda = _may_be_below_one(model.gae_lambda)
+        if entry.needs_critic or (model.estimator == "gae" and low_lambda):
             raise ValueError(
                 f"baseline={baseline!r} has no critic, and estimator={model.estimator!r} with "
                 f"gae_lambda={model.gae_lambda!r} needs one; accepted are baseline='value', or "
@@ -163,6 +169,47 @@ def _check_estimator_and_baseline(model: VPG) -> None:
             f"normalize_advantage={model.normalize_advantage!r} makes every advantage nought in a batch of one step; "
             "accepted are normalize_advantage=False, or n_steps of at least 2"
         )
+
+
+def _is_rule(value: Any, name: str) -> bool:
+    """Whether lambda is chosen by something else than a schedule."""
+    return not isinstance(as_lambda_rule(value, name), Scheduled)
+
+
+def _may_be_below_one(gae_lambda: Any) -> bool:
+    return _is_rule(gae_lambda, "gae_lambda") or min(map(as_schedule(gae_lambda, "gae_lambda"), (0.0, 1.0))) < 1
+
+
+def _check_lambda_rules(model: VPG) -> None:
+    rules: dict[str, LambdaRule] = {
+        name: as_lambda_rule(value, name)
+        for name in _LAMBDAS
+        if (value := getattr(model, name)) is not None and _is_rule(value, name)
+    }
+    for name, rule in rules.items():
+        given = f"{name}={getattr(model, name)!r}"
+        if model.baseline != "value":
+            raise ValueError(
+                f"{given} weighs rewards against a critic, and baseline={model.baseline!r} has none; accepted are "
+                f"baseline='value', or {name}=1.0"
+            )
+        if not hasattr(rule, "default"):
+            continue
+        if name == "critic_gae_lambda":
+            raise ValueError(
+                f"{given} judges policy gradients, which say nothing about the critic's target; accepted are a number, "
+                "a schedule, 'length:ALPHA', 'explained_variance', or None"
+            )
+        if not (model.estimator == "gae" or callable(model.estimator)):
+            raise ValueError(
+                f"{given} judges the policy gradients of GAE, and estimator={model.estimator!r} makes no use of "
+                "lambda; accepted are estimator='gae' or a callable, or a number for the critic's target"
+            )
+        if isinstance(rule, GradientAgreement) and model.use_sde:
+            raise ValueError(
+                f"{given} needs the gradient of the policy's last layer, which with use_sde=True is not all that "
+                "depends on the features; accepted are use_sde=False, or another rule"
+            )
 
 
 def _check_optimizers(model: VPG) -> None:

@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_pg.advantage.estimators import Estimator
-from sb3_pg.schedules import ScheduleLike
+from sb3_pg.lambda_rules import LambdaLike
 from sb3_pg.vpg import VPG
 
 
@@ -38,7 +38,7 @@ class REINFORCE(VPG):
         env: GymEnv | str,
         estimator: str | Estimator = "reward_to_go",
         baseline: str = "none",
-        gae_lambda: ScheduleLike = 1.0,
+        gae_lambda: LambdaLike = 1.0,
         whole_episodes: bool = True,
         **kwargs: Any,
     ) -> None:

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
-import io
-import json
 import math
-import os
-import pathlib
-import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from inspect import signature
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy as SB3ActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.save_util import open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
-from sb3_pg.advantage.estimators import Array, Estimator, get_estimator, lambda_returns, standardize
+from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_arguments, check_bounds, check_parameters
+from sb3_pg.faults import TrainingError, collecting, updating
+from sb3_pg.lambda_rules import LambdaLike, LambdaRules, lambda_batch
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
@@ -43,8 +37,9 @@ from sb3_pg.policies import (
     use_numpy_tanh,
 )
 from sb3_pg.rollout.actors import describe_actor
-from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches, pieces
+from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches, not_finite, pieces
 from sb3_pg.rollout.collector import BatchRule, collect, critic_pass, q_pass
+from sb3_pg.saving import File, SavingMixin
 from sb3_pg.schedules import ScheduleLike, as_schedule
 from sb3_pg.threads import one_thread_if_small
 
@@ -53,7 +48,7 @@ Stats = dict[str, list[float]]
 Losses = dict[str, th.Tensor]
 
 
-class VPG(OnPolicyAlgorithm):
+class VPG(SavingMixin):
     r"""Vanilla policy gradient.
 
     One batch of the current policy, one estimate of the gradient
@@ -76,7 +71,9 @@ class VPG(OnPolicyAlgorithm):
     :param n_steps: steps per environment and update; the batch is ``n_steps * n_envs``
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: bias against variance of the advantage: 0 is the TD residual, 1 the Monte-Carlo return minus V;
-        schedule
+        schedule, or a rule that chooses it for each batch (docs/lambda.md): ``"length:ALPHA"``,
+        ``"explained_variance"``, ``"auto"``, ``"hoof"``, or an object with the method of
+        :class:`~sb3_pg.advantage.gae_lambda.LambdaRule`
     :param ent_coef: weight of the entropy bonus; schedule
     :param vf_coef: weight of the critic's loss in a joint optimizer
     :param max_grad_norm: longest gradient, clipped by its norm, for actor and critic each; None for no clipping
@@ -108,8 +105,9 @@ class VPG(OnPolicyAlgorithm):
     :param vf_learning_rate: of the critic; schedule; None for the actor's
     :param n_critic_updates: passes of the critic over one batch
     :param critic_batch_size: steps per step of the critic's optimizer; None for the whole batch
-    :param critic_gae_lambda: lambda of the critic's target: 1 is Monte-Carlo, 0 is TD(0); schedule; None for
-        ``gae_lambda``
+    :param critic_gae_lambda: lambda of the critic's target: 1 is Monte-Carlo, 0 is TD(0); schedule or rule, but not
+        ``"auto"`` and ``"hoof"``, which judge policy gradients; None for that of ``gae_lambda``, or for the default of
+        these two
     :param per_step_values: call ``policy.forward`` at every step, as SB3 does: slower; for callbacks that read
         ``values`` or ``log_probs`` per step, and for SB3's random numbers
     :param stats_window_size: episodes that the logged means are taken over
@@ -128,6 +126,8 @@ class VPG(OnPolicyAlgorithm):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
     rollout_buffer: TrajectoryBuffer
+    _file_marks = ("estimator", "critic_gae_lambda")
+    _file_owners = "VPG and REINFORCE"
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class VPG(OnPolicyAlgorithm):
         learning_rate: ScheduleLike = 3e-3,
         n_steps: int = 512,
         gamma: float = 0.99,
-        gae_lambda: ScheduleLike = 0.97,
+        gae_lambda: LambdaLike = 0.97,
         ent_coef: ScheduleLike = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
@@ -162,7 +162,7 @@ class VPG(OnPolicyAlgorithm):
         vf_learning_rate: ScheduleLike | None = None,
         n_critic_updates: int = 10,
         critic_batch_size: int | None = 256,
-        critic_gae_lambda: ScheduleLike | None = None,
+        critic_gae_lambda: LambdaLike | None = None,
         per_step_values: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -214,6 +214,7 @@ class VPG(OnPolicyAlgorithm):
         self.critic_batch_size = critic_batch_size
         self.critic_gae_lambda = critic_gae_lambda
         self.per_step_values = per_step_values
+        self._lambda_rules = LambdaRules()
 
         if use_rms_prop and "optimizer_class" not in self.policy_kwargs:
             self.policy_kwargs["optimizer_class"] = th.optim.RMSprop
@@ -279,14 +280,16 @@ class VPG(OnPolicyAlgorithm):
         :raises ValueError: on NaN or infinity in observations, actions or rewards, naming environment and step
         """
         assert isinstance(rollout_buffer, TrajectoryBuffer)
-        if not collect(self, env, callback, rollout_buffer, self._batch_rule, self.per_step_values):
-            return False
-        if self.truncation == "discard":
-            rollout_buffer.discard_truncated()
-        with one_thread_if_small(self.policy):
-            self._estimate_advantages(rollout_buffer)
-        callback.update_locals(locals())
-        callback.on_rollout_end()
+        self._begin_rollout()
+        with collecting(self, env, lambda: f"{rollout_buffer.describe_step()}timestep {self.num_timesteps}"):
+            if not collect(self, env, callback, rollout_buffer, self._batch_rule, self.per_step_values):
+                return False
+            if self.truncation == "discard":
+                rollout_buffer.discard_truncated()
+            with one_thread_if_small(self.policy):
+                self._estimate_advantages(rollout_buffer)
+            callback.update_locals(locals())
+            callback.on_rollout_end()
         return True
 
     def _estimate_advantages(self, buffer: TrajectoryBuffer) -> None:
@@ -294,56 +297,91 @@ class VPG(OnPolicyAlgorithm):
         entry = get_estimator(self.estimator)
         q_values = None
         if self.baseline == "value":
-            critic_pass(self.policy, buffer, bootstrap=self.truncation == "bootstrap")
+            with np.errstate(over="ignore", invalid="ignore"):  # found by the checks, and named by them
+                critic_pass(self.policy, buffer, bootstrap=self.truncation == "bootstrap")
+            buffer.check_estimates("values")
+            buffer.check_estimates("next_values")
             if entry.needs_q:
                 q_values = q_pass(self.policy, buffer)
         else:
             buffer.values[:] = 0.0
             buffer.next_values = np.zeros_like(buffer.values)
         trajectories = buffer.trajectories(q_values)
-        buffer.gae_lambda = self._now(self.gae_lambda, "gae_lambda")
-        psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=buffer.gae_lambda)
-        self._check_psi(psi, buffer.rewards.shape)
-        buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
-        if self.estimator == "gae" and self.critic_gae_lambda is None:
-            buffer.returns = psi + buffer.values
-        else:
-            critic_lambda = self.gae_lambda if self.critic_gae_lambda is None else self.critic_gae_lambda
-            critic_lambda = self._now(critic_lambda, "critic_gae_lambda")
-            buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gae_lambda, critic_lambda = self._choose_lambdas(buffer, trajectories)
+            psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
+            self._check_psi(psi, buffer)
+            buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
+            if self.estimator == "gae" and critic_lambda is gae_lambda:
+                buffer.returns = psi + buffer.values
+            else:
+                buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
+        buffer.check_estimates("advantages")
+        buffer.check_estimates("returns")
 
-    def _check_psi(self, psi: Any, shape: tuple[int, ...]) -> None:
+    def _choose_lambdas(
+        self, buffer: TrajectoryBuffer, trajectories: Trajectories
+    ) -> tuple[float | Array, float | Array]:
+        """Lambda of the advantages, and of the critic's target; numbers, or arrays of one for each step."""
+        rules = self._lambda_rules
+        rules.begin()
+        buffer.advantages = buffer.returns = buffer.values  # a rule that asks the policy needs complete samples
+        batch = lambda_batch(self, buffer, trajectories, rules)
+        gae_lambda = rules.choose("gae_lambda", self.gae_lambda, batch)
+        buffer.gae_lambda = gae_lambda  # type: ignore[assignment]
+        batch.record("train/gae_lambda", float(np.mean(gae_lambda)))
+        if self.critic_gae_lambda is not None:
+            critic_lambda = rules.choose("critic_gae_lambda", self.critic_gae_lambda, batch)
+        else:
+            critic_lambda = rules.of_the_critic(gae_lambda)
+        if self.baseline == "value" and critic_lambda is not gae_lambda:
+            batch.record("train/critic_gae_lambda", float(np.mean(critic_lambda)))
+        return gae_lambda, critic_lambda
+
+    def _check_psi(self, psi: Any, buffer: TrajectoryBuffer) -> None:
+        shape = buffer.rewards.shape
         got = f"shape {psi.shape}" if isinstance(psi, np.ndarray) else repr(psi)
         if getattr(psi, "shape", None) == shape:
-            if math.isfinite(float(psi.sum(dtype=np.float64))):
+            wrong = not_finite(psi)
+            if not len(wrong):
                 return
-            got = f"{psi[~np.isfinite(psi)][:1]} among its numbers"
-        raise ValueError(f"estimator={self.estimator!r} gave {got}; expected are finite numbers of shape {shape}")
+            got = f"{psi[tuple(wrong[0])]} ({buffer.describe_largest_reward()})"
+        raise TrainingError(
+            f"estimator={self.estimator!r} gave {got} at {self._this_update()}; expected are finite numbers of shape "
+            f"{shape}"
+        )
 
     # -- learning ------------------------------------------------------------------------------------------------
 
     def train(self) -> None:
         """One update from the batch in the rollout buffer: data, losses, gradient steps, log.
 
-        :raises ValueError: when a gradient is not finite; the weights are then those before the step
+        Happens whole or not at all: whatever ends it, the weights and the optimizers are those from before.
+
+        :raises ValueError: when a loss, a gradient or a weight is not finite
         """
         self.policy.set_training_mode(True)
         check_bounds(self.lr_schedule(self._current_progress_remaining), "learning_rate")
         self._update_learning_rate(self.policy.optimizer)
+        self._apply_learning_rate_factor()
 
-        # 1. Data
-        samples = self.rollout_buffer.samples(self._policy_weights())
-        if self.policy_loss != "vanilla" or self.target_kl is not None:
-            samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+        with updating(self, self.policy, self._this_update()):
+            # 1. Data
+            samples = self.rollout_buffer.samples(self._policy_weights())
+            if self.policy_loss != "vanilla" or self.target_kl is not None:
+                samples = samples._replace(old_log_prob=self._old_log_probs(samples))
 
-        # 2. and 3. Losses and gradient steps
-        with one_thread_if_small(self.policy):
-            stats = self._train_jointly(samples) if self.joint_optimizer else self._train_apart(samples)
+            # 2. and 3. Losses and gradient steps
+            with one_thread_if_small(self.policy):
+                stats = self._train_jointly(samples) if self.joint_optimizer else self._train_apart(samples)
         self._n_updates += 1
+        self._lambda_rules.keep(self)
+        self._end_update()
 
         # 4. Log
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/gae_lambda", self.rollout_buffer.gae_lambda)
+        for name, value in self._lambda_rules.log.items():
+            self.logger.record(name, value)
         self.logger.record("train/batch_size", len(samples.advantages))
         if self.baseline == "value":
             explained = explained_variance(samples.old_values.cpu().numpy(), samples.returns.cpu().numpy())
@@ -352,6 +390,14 @@ class VPG(OnPolicyAlgorithm):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         for name, values in stats.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
+
+    def _apply_learning_rate_factor(self) -> None:
+        """A rule may have chosen a learning rate for this update beside lambda."""
+        factor = self._lambda_rules.learning_rate_factor
+        if factor != 1.0:
+            rate = factor * self.lr_schedule(self._current_progress_remaining)
+            update_learning_rate(self.policy.optimizer, rate)
+            self.logger.record("train/learning_rate", rate)
 
     def _train_jointly(self, samples: Samples) -> Stats:
         return self._descend(self.policy.optimizer, self._joint_losses, samples, self.batch_size, self.n_epochs)
@@ -372,19 +418,33 @@ class VPG(OnPolicyAlgorithm):
             stats |= {"value_loss": fit["value_loss"], "critic_grad_norm": fit["grad_norm"]}
         return stats
 
-    def _policy_weights(self) -> Array:
-        """What multiplies log pi at each step: the advantages, normalised and weighted as the parameters say."""
+    def _policy_weights(self, advantages: Array | None = None) -> Array:
+        """What multiplies log pi at each step: the advantages, normalised and weighted as the parameters say.
+
+        :param advantages: others than those in the buffer
+        """
         buffer = self.rollout_buffer
-        weights = buffer.advantages
+        weights = buffer.advantages if advantages is None else advantages
         normaliser = self._batch_rule.normaliser(self.n_envs)
         if self.normalize_advantage is not False:
             valid = np.ones(weights.shape, dtype=bool) if buffer.valid is None else buffer.valid
-            weights = standardize(weights, valid, scale=self.normalize_advantage != "center")
+            weights = self._standardized(weights, valid)
         if normaliser is not None and self.normalize_advantage in (False, "center"):
             weights = weights * (buffer.n_valid / normaliser)
         if self.state_discount:
             weights = weights * self.gamma**buffer.times
         return weights.astype(np.float32, copy=False)
+
+    def _standardized(self, advantages: Array, valid: NDArray[np.bool_]) -> Array:
+        try:
+            with np.errstate(over="raise"):  # an infinite deviation would make every advantage nought
+                return standardize(advantages, valid, scale=self.normalize_advantage != "center")
+        except FloatingPointError as error:
+            raise TrainingError(
+                f"advantages of up to {np.abs(advantages).max():.3g} at {self._this_update()} are too large for "
+                f"normalize_advantage={self.normalize_advantage!r}: their variance is infinite in 32-bit numbers "
+                f"({self.rollout_buffer.describe_largest_reward()}). Normalised rewards may help"
+            ) from error
 
     def _old_log_probs(self, samples: Samples) -> th.Tensor:
         """Log-probabilities under the policy that collected, before any step has changed it."""
@@ -483,6 +543,11 @@ class VPG(OnPolicyAlgorithm):
                 means[name] += share * term.item()
         return means
 
+    def _take_actor_step(self, samples: Samples) -> None:
+        """One step of the actor's optimizer on the whole batch; what a lambda rule tries, and takes back."""
+        loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
+        self._step(self.policy.optimizer, loss)
+
     def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
         """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""
         critic = NumpyCritic(self.policy)
@@ -514,17 +579,22 @@ class VPG(OnPolicyAlgorithm):
         return norm
 
     def _check_gradient(self, norm: float, loss: float, whose: str) -> None:
-        if not math.isfinite(norm):
-            raise ValueError(
-                f"the gradient of the {whose} optimizer is {norm} (loss {loss}) at timestep "
-                f"{self.num_timesteps}, update {self._n_updates + 1}; a finite one is expected. The weights are those "
-                "before this step. A smaller learning_rate or vf_learning_rate, or normalised rewards, may help"
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            raise TrainingError(
+                f"the gradient of the {whose} optimizer has the length {norm} and its loss is {loss} at "
+                f"{self._this_update()} ({self.rollout_buffer.describe_largest_reward()}); finite numbers are "
+                "expected. The weights are those before this update. A smaller learning_rate or vf_learning_rate, or "
+                "normalised rewards, may help"
             )
+
+    def _this_update(self) -> str:
+        return f"update {self._n_updates + 1}, timestep {self.num_timesteps}"
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.verbose >= 1:
             print(f"Actions are drawn by {describe_actor(self.policy, self.per_step_values)}")
-        return super()._setup_learn(*args, **kwargs)
+        with collecting(self, self.env, lambda: "the start of learn(), before the first step"):
+            return super()._setup_learn(*args, **kwargs)
 
     def learn(
         self: SelfVPG,
@@ -541,7 +611,8 @@ class VPG(OnPolicyAlgorithm):
         :param callback: called at every step
         :param log_interval: updates between two logs
         :param tb_log_name: name of the run for TensorBoard; None for the class's name
-        :param reset_num_timesteps: start counting at 0, instead of going on
+        :param reset_num_timesteps: start counting at 0, instead of going on; a model that was loaded goes on to the
+            bit, where its environments can be put back (docs/reliability.md)
         :param progress_bar: show one (needs tqdm and rich)
         :return: the model itself
         """
@@ -560,89 +631,11 @@ class VPG(OnPolicyAlgorithm):
         names, variables = super()._get_torch_save_params()
         return (names if self.joint_optimizer else [*names, "policy.critic_optimizer"]), variables
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save the model to a zip file, as every SB3 algorithm does.
-
-        The file is written under another name and renamed when it is complete: a model that was saved there before
-        is not lost when saving is interrupted.
-
-        :param path: file to write; ``.zip`` is added where there is no suffix
-        :param exclude: attributes to leave out besides SB3's
-        :param include: attributes to keep that SB3 leaves out
-        """
-        if isinstance(path, io.BufferedIOBase):
-            super().save(path, exclude, include)
-            return
-        target = pathlib.Path(path)
-        target = target if target.suffix else target.with_name(f"{target.name}.zip")
-        unfinished = target.with_name(f".{target.name}.unfinished")
-        try:
-            super().save(unfinished, exclude, include)
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-
     @classmethod
-    def load(
-        cls: type[SelfVPG],
-        path: str | pathlib.Path | io.BufferedIOBase,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> SelfVPG:
-        """Load a model from a zip file, as every SB3 algorithm does.
-
-        :param path: file to load
-        :param env: environment to go on with; None for one that is only asked for actions
-        :param device: where to put it
-        :param custom_objects: replacements for objects that cannot be unpickled
-        :param print_system_info: print what saved it and what loads it
-        :param force_reset: reset the environment before training goes on
-        :param kwargs: constructor parameters to change
-        :raises ValueError: when a keyword is no constructor parameter, or the file is no model of this algorithm
-        """
-        ours = [c for c in cls.__mro__ if issubclass(c, VPG) and "__init__" in vars(c)]
-        accepted = {name for c in ours for name in signature(c).parameters} - _NOT_AT_LOADING
-        for name in kwargs:
-            if name not in accepted:
-                close = difflib.get_close_matches(name, accepted, 1)
-                hint = f"; did you mean {close[0]}?" if close else ""
-                raise ValueError(f"{name}={kwargs[name]!r} is not a parameter of {cls.__name__}{hint}")
-        _check_model_file(path, cls.__name__, kwargs)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-
-# Constructor parameters that a loaded model has already, or that load() has under its own name
-_NOT_AT_LOADING = {"policy", "env", "kwargs", "_init_setup_model"}
-
-
-def _check_model_file(path: str | pathlib.Path | io.BufferedIOBase, algorithm: str, changes: dict[str, Any]) -> None:
-    """Raise ValueError unless the file is one of ours that can be changed so, before anything in it is unpickled."""
-    file = open_path(path, "r", suffix="zip")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = json.loads(archive.read("data"))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable model file ({error}); expected a zip written by save()") from error
-    finally:
-        if file is path:
-            file.seek(0)
-        else:
-            file.close()
-    if "estimator" not in names or "critic_gae_lambda" not in names:
-        raise ValueError(
-            f"{path} holds a model of another algorithm; {algorithm}.load() reads VPG and REINFORCE models"
-        )
-    if changes.get("joint_optimizer", names["joint_optimizer"]) != names["joint_optimizer"]:
-        raise ValueError(
-            f"joint_optimizer={changes['joint_optimizer']!r}, but {path} was saved with "
-            f"joint_optimizer={names['joint_optimizer']}; the state of its optimizers fits no other"
-        )
+    def _check_file(cls, path: File, saved: dict[str, Any], changes: dict[str, Any]) -> None:
+        super()._check_file(path, saved, changes)
+        if changes.get("joint_optimizer", saved["joint_optimizer"]) != saved["joint_optimizer"]:
+            raise ValueError(
+                f"joint_optimizer={changes['joint_optimizer']!r}, but {path} was saved with "
+                f"joint_optimizer={saved['joint_optimizer']}; the state of its optimizers fits no other"
+            )

@@ -18,9 +18,22 @@ LAYERS = (
     {"study", "tune", "doctor"},
     {"launch", "zoo"},
     {"sb3_pg"},
-    {"reinforce", "tunable", "vpg", "checks"},
-    {"gradient", "rollout", "policies", "losses", "schedules", "threads", "numpy_critic"},
-    {"advantage", "exact", "envs", "hyperparams"},
+    {"reinforce", "tunable", "vpg", "checks", "lambda_rules"},
+    {
+        "gradient",
+        "rollout",
+        "policies",
+        "losses",
+        "schedules",
+        "threads",
+        "numpy_critic",
+        "faults",
+        "saving",
+        "training_state",
+        "hoof",
+    },
+    {"envs"},
+    {"advantage", "exact", "hyperparams"},
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -33,7 +46,7 @@ OUTSIDE = {
     "losses": {"torch"},
 }
 ONLY_IN = {
-    "rl_zoo3": {"zoo", "train", "enjoy"},
+    "rl_zoo3": {"zoo", "train", "enjoy", "tune", "doctor"},
     "optuna": {"zoo", "tune", "study"},
     "ray": {"launch"},
 }

@@ -332,6 +332,7 @@ def assert_training_stops_and_the_saved_model_is_unharmed(model: Any, path: Path
         model.learn(8 * model.n_envs * 5, SaveAtEveryRollout(path))
     for word in words:
         assert word in str(error.value), str(error.value)
+    assert str(error.value).endswith(f"; last saved: {path}")
     assert model._n_updates == 2
     assert not same(before, weights(model))
     saved = VPG.load(path, device="cpu")

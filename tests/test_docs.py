@@ -153,6 +153,9 @@ def test_the_citation_is_of_this_version() -> None:
     assert re.search(rf"^## Release {version}\b", page("CHANGELOG.md"), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("name", "mark"), [("README.md", "results"), ("docs/performance.md", "benchmark")])
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [("README.md", "results"), ("docs/performance.md", "benchmark"), ("docs/reliability.md", "faults")],
+)
 def test_the_tables_that_scripts_write_have_their_place(name: str, mark: str) -> None:
     assert re.search(rf"^<!-- {mark} -->$.*^<!-- /{mark} -->$", page(name), re.MULTILINE | re.DOTALL)

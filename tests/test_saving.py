@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
+import json
+import pickle
+import zipfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +17,7 @@ import pytest
 import torch as th
 from helpers import ACTION_SPACES, DICT, IMAGE, RandomEnv, one_rollout, same, tiny, weights
 from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -105,7 +112,9 @@ def test_training_goes_on_after_loading(tmp_path: Path) -> None:
 
 def test_a_model_can_be_loaded_with_another_number_of_environments(tmp_path: Path) -> None:
     tiny(n_envs=2).learn(32).save(tmp_path / "model")
-    loaded = VPG.load(tmp_path / "model", random_env(3), device="cpu").learn(48, reset_num_timesteps=False)
+    loaded = VPG.load(tmp_path / "model", random_env(3), device="cpu")
+    with pytest.warns(UserWarning, match="there were 2 and are 3"):
+        loaded.learn(48, reset_num_timesteps=False)
     assert loaded.rollout_buffer.rewards.shape == (16, 3)
 
 
@@ -384,3 +393,142 @@ def test_a_model_is_saved_under_the_name_that_sb3_would_give_it(tmp_path: Path) 
     with (tmp_path / "e.zip").open("wb") as file:
         model.save(file)
     assert same(weights(VPG.load(tmp_path / "e.zip")), weights(model))
+
+
+# -- files of strangers ----------------------------------------------------------------------------------------------
+
+
+class Attack:
+    """A pickle that creates a file when it is read: it could as well send one away."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def with_member(path: Path, name: str, content: bytes) -> Path:
+    """A copy of a model file in which one member is another."""
+    changed = path.with_name("changed.zip")
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(changed, "w") as copy:
+        for member in archive.namelist():
+            copy.writestr(member, content if member == name else archive.read(member))
+    return changed
+
+
+def attack_in_data(path: Path, trace: Path) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("data"))
+    pickled = base64.b64encode(pickle.dumps(Attack(trace))).decode()
+    data["learning_rate"] = {":type:": "<class 'float'>", ":serialized:": pickled}
+    return with_member(path, "data", json.dumps(data).encode())
+
+
+@pytest.mark.parametrize("other", [VPG, REINFORCE, A2C])
+def test_weights_alone_are_taken_from_the_files_of_several_algorithms(tmp_path: Path, other: Any) -> None:
+    source = tiny(algorithm=other, seed=5, policy_kwargs=dict(share_features_extractor=False))
+    source.learn(32)
+    source.save(tmp_path / "model")
+    model = tiny().learn(16)
+    optimizers = [deepcopy(o.state_dict()) for o in (model.policy.optimizer, model.policy.critic_optimizer)]
+    model.load_weights(tmp_path / "model")
+    assert same(weights(model), weights(source))
+    assert same([o.state_dict() for o in (model.policy.optimizer, model.policy.critic_optimizer)], optimizers)
+    assert model.num_timesteps == 16
+    before = weights(model)
+    model.learn(16, reset_num_timesteps=False)
+    assert not same(before, weights(model))
+
+
+def test_weights_alone_are_taken_from_memory() -> None:
+    source, file = tiny(seed=5), io.BytesIO()
+    source.save(file)
+    file.seek(0)
+    model = tiny()
+    model.load_weights(file)
+    assert same(weights(model), weights(source))
+
+
+def test_taking_weights_alone_runs_no_code_of_the_files_and_loading_does(tmp_path: Path) -> None:
+    source, trace = tiny(seed=5), tmp_path / "trace"
+    source.save(tmp_path / "model.zip")
+    changed = attack_in_data(tmp_path / "model.zip", trace)
+    model = tiny()
+    model.load_weights(changed)
+    assert same(weights(model), weights(source))
+    tiny().set_parameters(str(changed), device="cpu")
+    assert not trace.exists()
+    with contextlib.suppress(Exception):
+        VPG.load(changed, device="cpu")
+    assert trace.exists(), "docs/reliability.md says that load() runs what is in the file"
+
+
+def test_the_state_of_training_runs_no_code_before_training_goes_on(tmp_path: Path) -> None:
+    tiny().save(tmp_path / "model.zip")
+    trace = tmp_path / "trace"
+    changed = with_member(tmp_path / "model.zip", "training_state.pkl", pickle.dumps(Attack(trace)))
+    tiny().load_weights(changed)
+    loaded = VPG.load(changed, random_env(), device="cpu")
+    loaded.predict(loaded.env.reset())  # type: ignore[union-attr]
+    VPG.load(changed, random_env(), device="cpu", custom_objects={"training_state": None}).learn(
+        16, reset_num_timesteps=False
+    )
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", "attack", "list"])
+def test_weights_that_are_something_else_are_refused_by_name_and_not_run(tmp_path: Path, content: Any) -> None:
+    model, trace = tiny(), tmp_path / "trace"
+    model.save(tmp_path / "model.zip")
+    if isinstance(content, str):
+        file = io.BytesIO()
+        th.save(Attack(trace) if content == "attack" else [1, 2], file)
+        content = file.getvalue()
+    changed, before = with_member(tmp_path / "model.zip", "policy.pth", content), weights(model)
+    with pytest.raises(ValueError, match=r"changed\.zip .*tensors with the names and shapes"):
+        model.load_weights(changed)
+    assert not trace.exists()
+    assert same(before, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (dict(policy_kwargs=dict(net_arch=dict(pi=[8], vf=[5]))), "value_net.0.weight is [5, 3], not [8, 3]"),
+        (dict(policy_kwargs=dict(net_arch=dict(pi=[8], vf=[]))), "value_net.0.weight is missing, not [8, 3]"),
+        (dict(estimator="q"), "q_net.weight is [3, 8], not missing"),
+    ],
+    ids=["shape", "missing", "new"],
+)
+def test_weights_of_another_network_are_refused_and_none_is_taken(tmp_path: Path, source: Any, words: str) -> None:
+    tiny(seed=5, **source).learn(16).save(tmp_path / "other")
+    model = tiny()
+    before = weights(model)
+    with pytest.raises(ValueError, match=r"other holds the weights of another network.*tensors with the") as error:
+        model.load_weights(tmp_path / "other")
+    assert same(before, weights(model))
+    assert words in str(error.value)
+
+
+def test_weights_from_a_file_that_is_none_are_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "arrays.npz", a=np.zeros(3))
+    (tmp_path / "text.zip").write_text("text")
+    for name in ("arrays.npz", "text.zip"):
+        with pytest.raises(ValueError, match=rf"{name}.*save\(\)"):
+            tiny().load_weights(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nothing_here"):
+        tiny().load_weights(tmp_path / "nothing_here")
+
+
+def test_plain_sb3_reads_our_files(tmp_path: Path) -> None:
+    model = tiny().learn(32)
+    model.save(tmp_path / "model.zip")
+    data, parameters, _ = load_from_zip_file(tmp_path / "model.zip", device="cpu")
+    assert data is not None
+    assert data["num_timesteps"] == 32
+    assert not {"_loaded_state", "_kept_state", "_keeper", "_last_save"} & set(data)
+    assert set(parameters) == {"policy", "policy.optimizer", "policy.critic_optimizer"}
+    loaded = BaseAlgorithm.load.__func__(VPG, tmp_path / "model.zip", random_env(), device="cpu")  # type: ignore[attr-defined]
+    assert same(weights(loaded), weights(model))
+    assert loaded.learn(32, reset_num_timesteps=False).num_timesteps == 64

@@ -17,8 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 import argparse
 import csv
 import importlib.util
+import io
 import multiprocessing
-import re
 import resource
 import statistics
 import time
@@ -33,6 +33,7 @@ import torch as th
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
+from tables import put_between_marks, write_whole
 from tqdm import tqdm
 
 from sb3_pg import VPG
@@ -40,7 +41,6 @@ from sb3_pg.rollout.vec_env import LeanVecEnv, VectorEnvAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
-MARKS = ("<!-- benchmark -->", "<!-- /benchmark -->")
 BATCH = 2048
 # The same learning rate for all: how long episodes last decides how often an environment is reset
 COMMON = dict(gae_lambda=0.97, learning_rate=7e-4, seed=0)
@@ -402,10 +402,10 @@ def main() -> None:
     table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
     print(table)
     if not arguments.only:
-        with (ROOT / "results" / "benchmark.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([head, *rows])
-        pattern = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
-        PAGE.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{table}\n{MARKS[1]}", PAGE.read_text()))
+        lines = io.StringIO(newline="")
+        csv.writer(lines).writerows([head, *rows])
+        write_whole(ROOT / "results" / "benchmark.csv", lines.getvalue())
+        put_between_marks(PAGE, "benchmark", table)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import bootstrap, trim_mean
+from tables import put_between_marks, write_whole
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "learning"
-MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
 class Case(NamedTuple):
@@ -75,7 +74,6 @@ def final_evaluation(case: Case, seed: int) -> float:
 
 def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int, float]:
     """Train the seeds that are missing, and keep each result as soon as it is there."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
     known: dict[int, float] = {}
     if case.file.exists() and not again:
         with case.file.open() as file:
@@ -86,7 +84,7 @@ def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int
         for seed, result in tqdm(futures, total=len(missing), desc=f"{case.algo} {case.env}"):
             known[seed] = result
             rows = "".join(f"{number},{value}\n" for number, value in sorted(known.items()))
-            case.file.write_text("seed,final\n" + rows)
+            write_whole(case.file, "seed,final\n" + rows)
     return {seed: known[seed] for seed in seeds}
 
 
@@ -141,8 +139,7 @@ def main() -> None:
     print(printed)
     readme = ROOT / "README.md"
     if arguments.only is None and readme.exists():
-        pattern = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
-        readme.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{printed}\n{MARKS[1]}", readme.read_text()))
+        put_between_marks(readme, "results", printed)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTorchObs, RolloutBufferSamples
 
 from sb3_pg.advantage.estimators import Array, Trajectories, times_in_episode
+from sb3_pg.faults import TrainingError
 
 Observations = NDArray[Any] | dict[str, NDArray[Any]]
 # Memory for the observations of one forward pass: what the networks need on top stays small beside the rollout,
@@ -245,6 +246,29 @@ class TrajectoryBuffer(RolloutBuffer):
         translated: NDArray[np.int64] = (drawn % n_steps) * n_envs + drawn // n_steps
         return translated
 
+    def describe_step(self) -> str:
+        """Where in the rollout we are, for a message; empty between two rollouts."""
+        return "" if self.full else f"step {self.pos} of the rollout, "
+
+    def describe_largest_reward(self) -> str:
+        """Which reward of the rollout is largest: what overflows is mostly its doing."""
+        step, env_index = np.unravel_index(np.abs(self.rewards).argmax(), self.rewards.shape)
+        reward = self.rewards[step, env_index]
+        return f"the largest reward is {reward:.3g}, of environment {env_index} at step {step} of the rollout"
+
+    def check_estimates(self, name: str) -> None:
+        """Refuse NaN and infinity in what was computed from the rollout.
+
+        :param name: attribute: ``values``, ``next_values``, ``advantages`` or ``returns``
+        :raises TrainingError: naming the environment's index and the step
+        """
+        array = getattr(self, name)
+        for step, env_index in not_finite(array):
+            raise TrainingError(
+                f"{name} of environment {env_index} hold {array[step, env_index]} at step {step} of the rollout; "
+                f"finite numbers are expected ({self.describe_largest_reward()}). The policy was not updated with it"
+            )
+
     def check_finite(self, num_timesteps: int) -> None:
         """Refuse NaN and infinity in what was collected.
 
@@ -264,8 +288,8 @@ class TrajectoryBuffer(RolloutBuffer):
 
 
 def refuse(name: str, value: Any, step: int, env_index: int, when: str) -> None:
-    """Raise the ValueError for a number from an environment that is none."""
-    raise ValueError(
+    """Raise the error for a number from an environment that is none."""
+    raise TrainingError(
         f"{name} of environment {env_index} is {value} at step {step} of the rollout ({when}); finite numbers are "
         "expected. The policy was not updated with it"
     )

@@ -10,12 +10,14 @@ import numpy as np
 import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg.advantage.estimators import Array
+from sb3_pg.faults import TrainingError, fits, not_finite_weight
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
@@ -138,6 +140,7 @@ def collect(
     buffer.has_step_values = actor.gives_values
     buffer.close(new_obs, shares.valid())  # type: ignore[arg-type]
     buffer.check_finite(model.num_timesteps)
+    _check_statistics(normalized, model.num_timesteps)
     return True
 
 
@@ -149,6 +152,7 @@ def _act(actor: Actor, observations: Any, model: OnPolicyAlgorithm, buffer: Traj
         nothing = np.zeros(len(buffer.rewards[0]))
         buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing > 0)
         buffer.check_finite(model.num_timesteps)
+        buffer.pos -= 1
         raise
 
 
@@ -164,15 +168,44 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
 
 def _check_weights(policy: ActorCriticPolicy) -> None:
     """Refuse to act with weights that are no numbers: some distributions would go on drawing actions."""
-    for name, weight in policy.named_parameters():
-        if not math.isfinite(weight.detach().sum().item()):
-            wrong = weight.detach().flatten()
-            value = wrong[~th.isfinite(wrong)][:1].tolist()
-            if value:
-                raise ValueError(
-                    f"the action of environment 0 would be {value[0]} at step 0 of this rollout: the policy's weight "
-                    f"{name} holds {value[0]}; finite numbers are expected. Go on from a model saved earlier"
-                )
+    found = not_finite_weight(policy)
+    if found:
+        name, value = found
+        raise TrainingError(
+            f"the action of environment 0 would be {value} at step 0 of this rollout: the policy's weight {name} holds "
+            f"{value}; finite numbers are expected. Go on from a model saved earlier"
+        )
+    log_std = getattr(policy, "log_std", None)
+    if log_std is None:
+        return
+    distribution = policy.action_dist
+    with th.no_grad():
+        gsde = isinstance(distribution, StateDependentNoiseDistribution)
+        std = distribution.get_std(log_std) if gsde else log_std.exp()  # type: ignore[attr-defined]
+        variance = std.square()
+        low, high = variance.min().item(), variance.max().item()
+    if not (low > 0 and math.isfinite(high)):
+        raise TrainingError(
+            f"the action of environment 0 would have no finite density at step 0 of this rollout: log_std lies between "
+            f"{log_std.min().item():.3g} and {log_std.max().item():.3g}, and the variance between {low:.3g} and "
+            f"{high:.3g}. A smaller learning_rate or ent_coef may help; go on from a model saved earlier"
+        )
+
+
+def _check_statistics(env: VecNormalize | None, num_timesteps: int) -> None:
+    """Refuse statistics that overflowed: every observation or reward would be nought from then on."""
+    if env is None:
+        return
+    observations: Any = getattr(env, "obs_rms", {})
+    parts = observations if isinstance(observations, dict) else {"": observations}
+    named = {f"observation {key!r}" if key else "observation": rms.var for key, rms in parts.items()}
+    for name, variance in {**named, "return": env.ret_rms.var}.items():
+        if len(not_finite(np.asarray(variance))):
+            raise TrainingError(
+                f"VecNormalize's variance of the {name} became {np.max(variance)} in the rollout that ended at "
+                f"timestep {num_timesteps}: some were too large for 32-bit numbers. Its statistics are those before "
+                "the rollout"
+            )
 
 
 def _check_before_normalizing(env: VecNormalize, step: int) -> None:
@@ -258,6 +291,7 @@ def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstra
                 one_by_one = [policy.predict_values(policy.obs_to_tensor(part)[0]) for part in observations]
                 at_limits = th.cat(one_by_one).cpu().numpy().flatten()
             else:
+                _check_terminal_observations(buffer)
                 at_limits = predict_values(policy, _stack(observations, buffer))
             buffer.next_values[list(steps), list(env_indices)] = at_limits
 
@@ -298,6 +332,16 @@ def _flatten(observations: Observations) -> Observations:
         return {key: part.reshape(-1, *part.shape[2:]) for key, part in observations.items()}
     flat: NDArray[Any] = observations.reshape(-1, *observations.shape[2:])
     return flat
+
+
+def _check_terminal_observations(buffer: TrajectoryBuffer) -> None:
+    """Refuse observations of another shape, which DummyVecEnv stretches where NumPy can."""
+    for step, env_index, observation in buffer.terminal_observations:
+        if not fits(buffer.observation_space, observation):
+            raise TrainingError(
+                f"the last observation of environment {env_index} is {observation!r} at step {step} of the rollout; "
+                f"one in {buffer.observation_space} is expected"
+            )
 
 
 def _stack(observations: tuple[Observations, ...], buffer: TrajectoryBuffer) -> Observations:

@@ -9,13 +9,16 @@ under our keys wins, and extending twice changes nothing.
 import contextlib
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg.reinforce import REINFORCE
 from sb3_pg.schedules import as_schedule
@@ -85,7 +88,10 @@ def _extend_hyperparams_opt(hyperparams_opt: ModuleType) -> None:
 
 
 def _extend_exp_manager(exp_manager: ModuleType) -> None:
-    """Let the experiment manager read our hyperparameter files, trial 0 of a study, and ``lin_START_END``."""
+    """Let the experiment manager read our hyperparameter files, trial 0 of a study, and ``lin_START_END``.
+
+    And let ``--save-freq`` and ``-i`` go on where a run was.
+    """
     manager_class = exp_manager.ExperimentManager
     upstream = manager_class.read_hyperparameters
     if hasattr(upstream, _EXTENDED):
@@ -114,6 +120,93 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
     setattr(read_hyperparameters, _EXTENDED, True)
     manager_class.read_hyperparameters = read_hyperparameters
     manager_class._preprocess_schedules = staticmethod(read_schedules)
+    _extend_continuation(manager_class)
+
+
+def _extend_continuation(manager_class: Any) -> None:
+    """Checkpoints with their statistics; ``-i`` with those of its checkpoint, its step count, and its schedules."""
+    create_callbacks, maybe_normalize = manager_class.create_callbacks, manager_class._maybe_normalize
+    learn = manager_class.learn
+
+    @functools.wraps(create_callbacks)
+    def create_our_callbacks(self: Any) -> None:
+        given = list(self.callbacks)
+        create_callbacks(self)
+        if self.algo in ALGORITHMS:
+            self.callbacks = [
+                callback
+                if callback in given or type(callback) is not CheckpointCallback
+                else _with_statistics(callback)
+                for callback in self.callbacks
+            ]
+
+    @functools.wraps(maybe_normalize)
+    def normalize_as_the_checkpoint(self: Any, env: VecEnv, eval_env: bool) -> VecEnv:
+        path = _statistics_of(self.trained_agent)
+        if self.algo not in ALGORITHMS or path is None or not path.is_file():
+            return cast(VecEnv, maybe_normalize(self, env, eval_env))
+        print(f"Loading saved VecNormalize stats of this checkpoint: {path}")
+        normalized = VecNormalize.load(str(path), env)
+        if eval_env:
+            normalized.training = False
+            normalized.norm_reward = False
+        return normalized
+
+    @functools.wraps(learn)
+    def learn_on(self: Any, model: Any) -> None:
+        learn(self, _Continued(model) if self.algo in ALGORITHMS and self.continue_training else model)
+
+    manager_class.create_callbacks = create_our_callbacks
+    manager_class._maybe_normalize = normalize_as_the_checkpoint
+    manager_class.learn = learn_on
+
+
+class CheckpointWithStatistics(CheckpointCallback):
+    """Writes VecNormalize's statistics beside every model, under SB3's name for them, whole or not at all.
+
+    RL Zoo keeps only the last ones.
+    """
+
+    def _on_step(self) -> bool:
+        normalized = self.model.get_vec_normalize_env()
+        if self.n_calls % self.save_freq == 0 and normalized is not None:
+            path = Path(self._checkpoint_path("vecnormalize_", extension="pkl"))
+            unfinished = path.with_name(f".{path.name}.unfinished")
+            try:
+                normalized.save(str(unfinished))
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+        return super()._on_step()
+
+
+def _with_statistics(callback: CheckpointCallback) -> CheckpointWithStatistics:
+    return CheckpointWithStatistics(
+        callback.save_freq,
+        callback.save_path,
+        callback.name_prefix,
+        callback.save_replay_buffer,
+        verbose=callback.verbose,
+    )
+
+
+def _statistics_of(checkpoint: str) -> Path | None:
+    """Where :class:`CheckpointWithStatistics` writes those of ``rl_model_N_steps.zip``; None for another file."""
+    found = re.fullmatch(r"(.+)_(\d+)_steps\.zip", Path(checkpoint).name)
+    return Path(checkpoint).with_name(f"{found[1]}_vecnormalize_{found[2]}_steps.pkl") if found else None
+
+
+class _Continued:
+    """A model that goes on counting: RL Zoo's ``-i`` would count from 0 again, and begin schedules anew."""
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self._model = model
+
+    def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
+        return self._model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 _EXTENDED = "_extended_by_sb3_pg"

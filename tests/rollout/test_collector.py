@@ -244,6 +244,57 @@ def test_a_terminated_episode_is_never_bootstrapped(truncation: str, per_step_va
     assert buffer.n_valid == 5
 
 
+def normalised_hand_case(truncation: str, **settings: Any) -> Any:
+    """The same under VecNormalize: rewards of 1 become 0.5, and V(s) = 9 + steps, from the normalised observation."""
+    env = VecNormalize(side_by_side([3], truncated=True), gamma=0.5, training=False)
+    env.ret_rms.var = np.array(4.0)
+    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 0.0]), np.array([4.0, 1.0])
+    model = tiny(env, n_steps=5, gamma=0.5, gae_lambda=1.0, truncation=truncation, policy_kwargs=LINEAR, **settings)
+    set_linear_critic(model, [2.0, 0.0], bias=10.0)
+    return one_rollout(model)
+
+
+@PER_STEP
+def test_with_vecnormalize_a_truncated_episode_is_bootstrapped_in_normalised_units(per_step_values: bool) -> None:
+    buffer = normalised_hand_case("bootstrap", per_step_values=per_step_values)
+    np.testing.assert_allclose(buffer.rewards[:, 0], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(buffer.next_values[:, 0], [10.0, 11.0, 12.0, 10.0, 11.0], rtol=1e-6)
+    # 0.5 + 0.5 * 12 at the limit, 0.5 + 0.5 * 11 at the rollout's end
+    np.testing.assert_allclose(buffer.returns[:, 0], [2.375, 3.75, 6.5, 3.5, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(buffer.advantages[:, 0], [-6.625, -6.25, -4.5, -5.5, -4.0], rtol=1e-6)
+
+
+@PER_STEP
+def test_with_vecnormalize_a_truncated_episode_can_be_taken_for_a_terminated_one(per_step_values: bool) -> None:
+    buffer = normalised_hand_case("terminal", per_step_values=per_step_values)
+    np.testing.assert_allclose(buffer.returns[:, 0], [0.875, 0.75, 0.5, 3.5, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(buffer.advantages[:, 0], [-8.125, -9.25, -10.5, -5.5, -4.0], rtol=1e-6)
+
+
+@PER_STEP
+def test_with_vecnormalize_a_truncated_episode_can_be_discarded(per_step_values: bool) -> None:
+    buffer = normalised_hand_case("discard", per_step_values=per_step_values)
+    assert buffer.valid[:, 0].tolist() == [False] * 3 + [True] * 2
+    np.testing.assert_allclose(buffer.returns[3:, 0], [3.5, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(buffer.samples().advantages, [-5.5, -4.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "terminal", "discard"])
+def test_without_a_critic_a_time_limit_ends_the_return_or_takes_the_episode_out(truncation: str) -> None:
+    for normalize, reward in ((False, 1.0), (True, 0.5)):
+        env: Any = side_by_side([3], [2, 4], truncated=True)
+        if normalize:
+            env = VecNormalize(env, gamma=0.5, training=False)
+            env.ret_rms.var = np.array(4.0)
+        model = tiny(env, algorithm=REINFORCE, n_episodes=2, gamma=0.5, truncation=truncation)
+        if truncation == "discard":
+            with pytest.raises(ValueError, match="left none of the 12 steps"):
+                one_rollout(model)
+            continue
+        expected = [[1.75, 1.5, 1.0, 1.75, 1.5, 1.0], [1.5, 1.0, 1.875, 1.75, 1.5, 1.0]]
+        np.testing.assert_allclose(one_rollout(model).advantages.T, reward * np.array(expected), rtol=1e-6)
+
+
 def test_discarding_reaches_back_to_the_rows_of_an_episode_that_began_before_the_rollout() -> None:
     model = tiny(side_by_side([4], [7], truncated=True), n_steps=6, truncation="discard")
     assert one_rollout(model).valid.T.tolist() == [[False] * 4 + [True] * 2, [True] * 6]

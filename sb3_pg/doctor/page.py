@@ -1,0 +1,233 @@
+"""Writes the doctor's findings: one HTML page that stands alone, one PNG, one CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sb3_pg.doctor.advice import Advice, describe, steps
+from sb3_pg.doctor.arrays import StrangersRollout
+from sb3_pg.doctor.diagnosis import Diagnosis
+from sb3_pg.doctor.figures import draw_overview, draw_panel, draw_rollout, panels_of
+from sb3_pg.doctor.mistakes import compute
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
+.facts { color: #555; margin-top: 0.2rem; }
+.advice { border-left: 6px solid; padding: 0.4rem 0.9rem; margin: 0.6rem 0; background: #f7f7f7; }
+.advice b { display: block; } .good { border-color: #2f8f4e; } .watch { border-color: #d9a514; }
+.bad { border-color: #c03a2b; } .unknown { border-color: #8a8a8a; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.2rem; }
+figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: 0.88rem; color: #444; }
+table { border-collapse: collapse; font-size: 0.9rem; } th, td { padding: 0.2rem 0.7rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { background: #f2f2f2; }
+code { background: #eee; padding: 0 0.2rem; }
+"""
+
+_CAPTIONS = {
+    "lambda": """
+        Cosine between the gradient of one batch and the true one, with standard errors. Low lambdas lose by the
+        critic's bias (dotted: all that is left with endless data; at lambda 1, by the value that stands in where a
+        batch cuts an episode), high ones by variance. In the green range no lambda can be told from the best.""",
+    "bias": """
+        The same in two parts. Where the variance of a single batch is far above 1, steps are mostly noise whatever
+        lambda is.""",
+    "estimators": """
+        How well one batch's gradient points, bias and variance together. Total returns count what happened before the
+        action; TD residuals believe the critic after one step. Advantages are not centred here.""",
+    "batch": """
+        Below the noise scale (green) twice the batch is worth twice the updates; above it, nearly nothing. The band is
+        two standard errors.""",
+    "calibration": """
+        Steps in bins of the critic's value. On the line: right on average. Orange: what TD(0) would teach it next;
+        blue: what really came, each observation counted once an episode.""",
+    "profile": """
+        1: the critic knows what comes; 0: no better than one number for all steps at that time; below: worse.""",
+}
+
+
+def write_page(diagnosis: Diagnosis, advice: list[Advice], folder: Path) -> list[Path]:
+    """Write ``doctor.html``, ``doctor.png`` and ``doctor.csv``.
+
+    :param folder: made if it is not there
+    :return: the paths of the files
+    """
+    panels = panels_of(diagnosis)
+    figures = {name: draw_panel(diagnosis, panel) for name, panel in panels.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    page, picture, numbers = (folder / f"doctor.{kind}" for kind in ("html", "png", "csv"))
+    page.write_text(_html(diagnosis, advice, figures), encoding="utf-8")
+    picture.write_bytes(draw_overview(diagnosis))
+    write_csv(numbers, _numbers(diagnosis))
+    return [page, picture, numbers]
+
+
+def _html(diagnosis: Diagnosis, advice: list[Advice], figures: dict[str, bytes]) -> str:
+    training = diagnosis.training
+    facts = (
+        f"{diagnosis.n_episodes} whole episodes ({steps(diagnosis.n_steps)}) of the frozen policy, mean length "
+        f"{diagnosis.mean_length:.0f}, mean return {diagnosis.mean_return:.4g}. A batch is "
+        f"{diagnosis.batch_steps:.0f} steps{_minibatch(diagnosis)}. gamma {training.gamma:g}, lambda "
+        f"{training.gae_lambda:g}, estimator {training.estimator}, baseline {training.baseline}. Gradients of "
+        f"{diagnosis.layers} of the actor."
+    )
+    shown = "\n".join(
+        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption></figure>"
+        for name, image in figures.items()
+    )
+    rows = (
+        (describe(row), row.variance, row.snr, row.snr_error, row.cosine, row.cosine_error)
+        for row in diagnosis.estimators
+    )
+    return f"""{head(f"Doctor: {training.name}")}
+<h1>{html.escape(training.name)}</h1>
+<p class="facts">{html.escape(facts)}</p>
+{advice_html(advice)}
+<h2>Figures</h2>
+<div class="figures">
+{shown}
+</div>
+<h2>Estimators and baselines</h2>
+{_table(("", "variance", "signal to noise", "±", "cosine", "±"), rows)}
+<p class="facts">For one batch; variance in units of the true gradient's squared length, signal to noise with the
+estimator's own expectation as the signal, whether that is biased or not. The true gradient is that of
+Monte-Carlo returns of whole episodes, told from all pairs of different groups of episodes, so without the bias of
+chance. Every number of this page is in doctor.csv; docs/gradients.md explains them.</p>
+</body></html>
+"""
+
+
+def _minibatch(diagnosis: Diagnosis) -> str:
+    size = diagnosis.training.minibatch
+    return f" (one gradient step takes {size} of them)" if size and size < diagnosis.batch_steps else ""
+
+
+def write_rollout_page(rollout: StrangersRollout, advice: list[Advice], name: str, folder: Path) -> list[Path]:
+    """Write the page of a stranger's rollout: ``doctor.html``, ``doctor.csv``, and ``doctor.png`` if there is a figure.
+
+    :param name: of the file, for the title
+    :param folder: made if it is not there
+    :return: the paths of the files
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = draw_rollout(rollout)
+    facts = f"{rollout.rewards.shape[0]} steps of {rollout.rewards.shape[1]} environments, {rollout.dones.sum()} ends."
+    shown = ""
+    if picture is not None:
+        encoded = base64.b64encode(picture).decode()
+        shown = (
+            f'<h2>Where they differ</h2><figure><img alt="advantages" src="data:image/png;base64,{encoded}"></figure>'
+        )
+    page, numbers = folder / "doctor.html", folder / "doctor.csv"
+    text = f"{head(name)}<h1>{html.escape(name)}</h1><p class='facts'>{facts}</p>{advice_html(advice)}{shown}"
+    page.write_text(f"{text}</body></html>\n", encoding="utf-8")
+    write_csv(numbers, _rollout_numbers(rollout))
+    if picture is None:
+        return [page, numbers]
+    (folder / "doctor.png").write_bytes(picture)
+    return [page, folder / "doctor.png", numbers]
+
+
+def _rollout_numbers(rollout: StrangersRollout) -> Iterator[tuple[Any, ...]]:
+    """Advantages of the file and the right ones, step by step."""
+    if rollout.advantages is None or rollout.gae_lambda is None:
+        return
+    right = compute(rollout, rollout.gae_lambda)
+    for (step, env_index), value in np.ndenumerate(rollout.advantages):
+        at = f"step {step} of environment {env_index}"
+        yield "advantage_in_file", at, value, ""
+        yield "advantage_right_unscaled", at, right[step, env_index], ""
+
+
+def head(title: str) -> str:
+    """Everything before the page's first heading."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
+    )
+
+
+def advice_html(advice: Iterable[Advice]) -> str:
+    """The findings as coloured boxes."""
+    return "\n".join(
+        f'<div class="advice {each.level}"><b>{html.escape(each.title)}</b>{html.escape(each.text)}</div>'
+        for each in advice
+    )
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
+    def cells(row: Iterable[Any], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(_number(cell))}</{tag}>" for cell in row) + "</tr>"
+
+    return "\n".join(["<table>", cells(header, "th"), *(cells(row, "td") for row in rows), "</table>"])
+
+
+def _number(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.3g}" if math.isfinite(cell) else "-"
+    return str(cell)
+
+
+def _numbers(diagnosis: Diagnosis) -> Iterator[tuple[Any, ...]]:
+    """Every number of the page: what it is, of what, its value, its standard error."""
+    batch: dict[str, float] = {
+        "steps": diagnosis.batch_steps,
+        "episodes": diagnosis.batch_units,
+        "snr": diagnosis.snr,
+        "noise_scale": diagnosis.noise_scale,
+        "noise_scale_low": diagnosis.noise_scale_range[0],
+        "noise_scale_high": diagnosis.noise_scale_range[1],
+    }
+    yield from (("batch", name, value, "") for name, value in batch.items())
+    yield "batch", "cosine", float(diagnosis.cosine.value[0]), float(diagnosis.cosine.standard_error[0])
+    curve = diagnosis.curve
+    if curve is not None:
+        for index, gae_lambda in enumerate(curve.lambdas):
+            at = f"{gae_lambda:g}"
+            yield "lambda_cosine", at, curve.cosine.value[index], curve.cosine.standard_error[index]
+            yield "lambda_cosine_4_batches", at, curve.cosine_of_four[index], ""
+            yield "lambda_cosine_bias_alone", at, curve.cosine_of_bias[index], ""
+            yield "lambda_bias_squared", at, curve.bias_squared[index], ""
+            yield "lambda_variance", at, curve.variance[index], ""
+            yield "lambda_as_good_as_the_best", at, int(curve.good[index]), ""
+    for row in diagnosis.estimators:
+        name = f"{row.estimator}/{row.baseline}"
+        yield "estimator_snr", name, row.snr, row.snr_error
+        yield "estimator_variance", name, row.variance, ""
+        yield "estimator_cosine", name, row.cosine, row.cosine_error
+    critic = diagnosis.critic
+    if critic is not None:
+        yield "critic", "explained_variance_returns", critic.explained_by_returns, ""
+        yield "critic", "explained_variance_td0", critic.explained_by_targets, ""
+        yield "critic", "bias", critic.bias, ""
+        if diagnosis.critic_gain is not None:
+            yield (
+                "critic",
+                "gain",
+                float(diagnosis.critic_gain.value[0]),
+                float(diagnosis.critic_gain.standard_error[0]),
+            )
+        found = critic.calibration
+        for value, mean, error, target in zip(*found, strict=True):
+            yield "critic_mean_return_at_value", f"{value:.6g}", mean, error
+            yield "critic_mean_td0_target_at_value", f"{value:.6g}", target, ""
+        for name, profile in (("returns", critic.returns_profile), ("td0", critic.targets_profile)):
+            for time, explained, _ in zip(*profile, strict=True):
+                yield f"critic_explained_variance_{name}_at_time", f"{time:.6g}", explained, ""
+
+
+def write_csv(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write ``quantity,of,value,standard_error``."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("quantity", "of", "value", "standard_error"))
+        writer.writerows(rows)

@@ -1,0 +1,59 @@
+"""What the policy would be after a step of its optimizer, without taking it: the part of HOOF that needs torch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_pg.advantage.estimators import Array
+from sb3_pg.policies import evaluate_log_probs
+from sb3_pg.rollout.buffer import Samples, pieces
+
+
+def log_probs(policy: ActorCriticPolicy, samples: Samples) -> Array:
+    """Log-probabilities of the actions under the policy as it is, shape ``(batch,)``."""
+    with th.no_grad():
+        found = [evaluate_log_probs(policy, part.observations, part.actions)[0] for part in pieces(samples)]
+    array: Array = th.cat(found).cpu().numpy()
+    return array
+
+
+def log_probs_after(policy: ActorCriticPolicy, samples: Samples, factor: float, step: Callable[[], object]) -> Array:
+    """Log-probabilities of the actions after one step of the actor's optimizer; weights and optimizer stay as they are.
+
+    :param policy: whose ``optimizer`` takes the step
+    :param samples: the batch
+    :param factor: of the learning rate
+    :param step: computes the gradient and takes the optimizer's step
+    :return: shape ``(batch,)``
+    """
+    with put_back(policy):
+        for group in policy.optimizer.param_groups:
+            group["lr"] = group["lr"] * factor
+        step()
+        return log_probs(policy, samples)
+
+
+@contextmanager
+def put_back(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Put weights, buffers and the state of ``policy.optimizer`` back to what they were, whatever happens inside."""
+    optimizer = policy.optimizer
+    state = {weight: copy.deepcopy(kept) for weight, kept in optimizer.state.items()}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    tensors = [*policy.parameters(), *policy.buffers()]
+    copies = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with th.no_grad():
+            for tensor, before in zip(tensors, copies, strict=True):
+                tensor.copy_(before)
+        optimizer.state.clear()
+        optimizer.state.update(state)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        optimizer.zero_grad()

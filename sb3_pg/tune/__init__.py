@@ -1,0 +1,1 @@
+"""Hyperparameter search over several seeds: ``python -m sb3_pg.tune``."""

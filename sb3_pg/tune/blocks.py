@@ -1,0 +1,213 @@
+"""RL Zoo's experiment manager with a given block of hyperparameters instead of a file, and how blocks are put together.
+
+A trial is trained exactly as ``rl_zoo3.train`` trains its block from a file, VecNormalize's gamma included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.experiment import Block, Experiment
+from sb3_pg.zoo.extend import extend_all
+
+
+def prepare(gym_packages: tuple[str, ...]) -> None:
+    """Make our algorithms known to RL Zoo, and the environments of other packages to Gymnasium."""
+    extend_all()
+    for package in gym_packages:
+        importlib.import_module(package)
+
+
+class BlockManager(ExperimentManager):
+    """
+    Makes environments and models from a block.
+
+    :param experiment: what is trained
+    :param block: hyperparameters; None reads them from ``conf``
+    :param conf: RL Zoo's ``-conf``; None for the file of the algorithm
+    :param seed: of environments and model
+    """
+
+    def __init__(
+        self, experiment: Experiment, block: Block | None = None, conf: str | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(
+            argparse.Namespace(),
+            experiment.algo,
+            experiment.env,
+            log_folder="logs",
+            n_timesteps=experiment.n_timesteps,
+            env_kwargs=deepcopy(experiment.env_kwargs),
+            eval_env_kwargs=deepcopy(experiment.eval_env_kwargs),
+            n_evaluations=experiment.n_evaluations,
+            n_eval_envs=experiment.n_eval_envs,
+            vec_env_type=experiment.vec_env,
+            device=experiment.device,
+            config=conf,
+            seed=seed,
+            verbose=0,
+        )
+        self._block = block
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The block that was given, or the Zoo's way to find one."""
+        if self._block is not None:
+            return deepcopy(self._block), deepcopy(self._block)
+        hyperparams, saved = super().read_hyperparameters()
+        return hyperparams, saved
+
+    def build(self) -> tuple[Callable[[], BaseAlgorithm], VecEnv, VecEnv, list[BaseCallback]]:
+        """
+        Make the environments, and say how to make the model.
+
+        :return: a function that makes the model, its environment, one for evaluations (seeded otherwise), and the
+            callbacks that the block asks for
+        """
+        block, _ = self.read_hyperparameters()
+        hyperparams, self.env_wrapper, callbacks, self.vec_env_wrapper = self._preprocess_hyperparams(block)
+        env = self.create_envs(self.n_envs, no_log=True)
+        seed, self.seed = self.seed, (self.seed + 1_000_003) % 2**31
+        try:
+            eval_env = self.create_envs(self.n_eval_envs, eval_env=True, no_log=True)
+        except BaseException:
+            env.close()
+            raise
+        self.seed = seed
+
+        def make_model() -> BaseAlgorithm:
+            return ALGOS[self.algo](env=env, seed=seed, device=self.device, verbose=0, **hyperparams)
+
+        return make_model, env, eval_env, callbacks
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[io.StringIO]:
+    """Keep what RL Zoo prints while it reads hyperparameters."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        yield text
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """
+    What a search begins with.
+
+    :param block: hyperparameters as in the file
+    :param n_actions: dimension of a continuous action space; 0 where actions are discrete
+    :param n_envs: environments of a training
+    :param algorithm: the class
+    """
+
+    block: Block
+    n_actions: int
+    n_envs: int
+    algorithm: type[BaseAlgorithm]
+
+
+def starting_point(experiment: Experiment, conf: str | None, overrides: Block) -> StartingPoint:
+    """
+    Read the block of an environment, and build environments and model from it once.
+
+    What is wrong with them shows before anything is trained.
+
+    :param experiment: what is trained; 0 steps are those of the block
+    :param conf: RL Zoo's ``-conf``; None for the file of the algorithm
+    :param overrides: RL Zoo's ``-params``
+    :raises TuneError: when the file cannot be read, has no block, or nothing can be built from its block
+    """
+    reader = BlockManager(experiment, conf=conf)
+    reader.custom_hyperparams = overrides
+    try:
+        with silence():
+            _, saved = reader.read_hyperparameters()
+    except (OSError, ValueError, ImportError) as error:
+        raise TuneError(f"no hyperparameters for {experiment.algo} on {experiment.env}: {error}") from error
+    block = {**saved, "n_timesteps": experiment.n_timesteps or int(saved["n_timesteps"])}
+    manager = BlockManager(experiment, block)
+    try:
+        with silence():
+            make_model, env, eval_env, _ = manager.build()
+    except Exception as error:
+        raise TuneError(f"cannot make {experiment.env}: {type(error).__name__}: {error}") from error
+    try:
+        make_model()
+    except Exception as error:
+        raise TuneError(f"cannot make {experiment.algo} for {experiment.env}: {error}") from error
+    finally:
+        env.close()
+        eval_env.close()
+    space = env.action_space
+    n_actions = space.shape[0] if isinstance(space, spaces.Box) else 0
+    return StartingPoint(block, n_actions, manager.n_envs, ALGOS[experiment.algo])
+
+
+def is_deterministic(env_id: str) -> bool:
+    """Whether RL Zoo evaluates without drawing actions: everywhere but in Atari games and MiniGrid."""
+    return not (ExperimentManager.is_atari(env_id) or ExperimentManager.is_minigrid(env_id))
+
+
+def merged(block: Block, sampled: Mapping[str, Any]) -> Block:
+    """
+    Put sampled hyperparameters over those of a block.
+
+    Of ``policy_kwargs`` only what was sampled is replaced (RL Zoo's ``-optimize`` replaces all of it, and with it a
+    block's ``log_std_init`` or ``ortho_init``). It becomes a string, as in the files.
+
+    :param block: hyperparameters as in the file
+    :param sampled: arguments of the algorithm
+    :return: a new block
+    """
+    result = {**block, **sampled}
+    ours = sampled.get("policy_kwargs")
+    if isinstance(ours, Mapping):
+        theirs = block.get("policy_kwargs") or {}
+        arguments = ", ".join(f"{name}={as_text(value)}" for name, value in ours.items())
+        if isinstance(theirs, str):
+            result["policy_kwargs"] = f"dict({theirs}, {arguments})"
+        elif theirs:
+            result["policy_kwargs"] = {**theirs, **ours}
+        else:
+            result["policy_kwargs"] = f"dict({arguments})"
+    return result
+
+
+def as_text(value: Any) -> str:
+    """
+    Write a value as RL Zoo's files write it, for RL Zoo to evaluate.
+
+    :param value: a module class of torch, a plain value, or dictionaries and lists of them
+    :raises TuneError: for anything else
+    """
+    name = getattr(value, "__name__", "")
+    if isinstance(value, type) and getattr(nn, name, None) is value:
+        return f"nn.{name}"
+    if isinstance(value, Mapping):
+        return f"dict({', '.join(f'{key}={as_text(part)}' for key, part in value.items())})"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(as_text, value))}]"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    raise TuneError(f"the search space gave a value that no file can hold: {value!r}")
+
+
+def registered_envs() -> list[str]:
+    """Ids of all environments that Gymnasium knows."""
+    return list(gym.registry)

@@ -1,0 +1,141 @@
+"""What is searched: RL Zoo's search space of an algorithm, or the values of a grid file."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+import yaml
+from optuna.distributions import BaseDistribution, distribution_to_json
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+from sb3_pg.tune.blocks import StartingPoint
+from sb3_pg.tune.errors import TuneError, unknown
+
+# Keys of a block that are not arguments of the algorithm. n_timesteps is missing: trials are compared at equal steps.
+ZOO_KEYS = {"n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs", "monitor_kwargs"}
+
+
+class Space(Protocol):
+    """What is searched."""
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Ask a trial for a value of every parameter."""
+
+    def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn the values of a trial into hyperparameters of a block."""
+
+
+class ZooSpace:
+    """
+    The search space that RL Zoo's ``-optimize`` has for an algorithm.
+
+    :param algo: RL Zoo's key
+    :param start: what the search begins with
+    :raises TuneError: when the Zoo has none
+    """
+
+    def __init__(self, algo: str, start: StartingPoint) -> None:
+        if algo not in HYPERPARAMS_SAMPLER or algo not in HYPERPARAMS_CONVERTER:
+            raise TuneError(f"RL Zoo has no search space for {algo!r}; give one with --grid FILE")
+        self._algo = algo
+        self._start = start
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Ask as RL Zoo asks."""
+        her: dict[str, Any] = {"using_her_replay_buffer": False, "her_kwargs": {}}
+        HYPERPARAMS_SAMPLER[self._algo](trial, self._start.n_actions, self._start.n_envs, her)
+
+    def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Convert as RL Zoo's ``--trial-id`` does."""
+        return dict(HYPERPARAMS_CONVERTER[self._algo](dict(params)))
+
+
+class GridSpace:
+    """
+    Some values of each of some hyperparameters, every combination of which is a point.
+
+    :param choices: values of each hyperparameter, as they are written in RL Zoo's files
+    """
+
+    def __init__(self, choices: Mapping[str, list[Any]]) -> None:
+        self.choices = dict(choices)
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Choose one value of each."""
+        for name, values in self.choices.items():
+            trial.suggest_categorical(name, values)
+
+    def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The values are those of the block."""
+        return dict(params)
+
+    def points(self, seed: int) -> list[dict[str, Any]]:
+        """All combinations, in a random order that follows from a seed: half a grid says something about all of it."""
+        combinations = list(itertools.product(*self.choices.values()))
+        order = np.random.default_rng(seed).permutation(len(combinations))
+        return [dict(zip(self.choices, combinations[index], strict=True)) for index in order]
+
+
+def read_grid(path: str, start: StartingPoint) -> GridSpace:
+    """
+    Read a grid file: a mapping of hyperparameters to lists of values.
+
+    :param path: the file
+    :param start: whose algorithm takes the hyperparameters
+    :raises TuneError: when there is no such file, or something else in it
+    """
+    try:
+        choices = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise TuneError(f"cannot read the grid file {path}: {error}") from error
+    if not isinstance(choices, dict) or not choices:
+        raise TuneError(f"no space to search: {path} must map hyperparameters to lists of values, it has {choices!r}")
+    known = ZOO_KEYS | arguments_of(start.algorithm)
+    for name, values in choices.items():
+        if name not in known:
+            raise unknown(f"hyperparameter in {path}", str(name), known)
+        if not isinstance(values, list) or not values:
+            raise TuneError(f"{path}: {name} must have a list of values, it has {values!r}")
+        for value in values:
+            if not (value is None or isinstance(value, (bool, int, float, str))):
+                raise TuneError(f"{path}: {name} has the value {value!r}; write it as a string, as in RL Zoo's files")
+    return GridSpace(choices)
+
+
+def arguments_of(algorithm: Any) -> set[str]:
+    """Names of the arguments that a class and those above it take, but those that RL Zoo gives itself."""
+    names = {
+        name
+        for base in algorithm.__mro__
+        if base is not object and "__init__" in vars(base)
+        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    }
+    return {name for name in names if not name.startswith("_")} - {
+        *("self", "env", "seed", "device", "verbose", "tensorboard_log", "supported_action_spaces"),
+        *("monitor_wrapper", "support_multi_env"),
+    }
+
+
+def distributions_of(space: Space) -> dict[str, BaseDistribution]:
+    """
+    What a space asks for.
+
+    :raises TuneError: when that is nothing
+    """
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    space.suggest(trial)
+    if not trial.distributions:
+        raise TuneError("no space to search: it has no hyperparameter")
+    return dict(trial.distributions)
+
+
+def signature_of(space: Space) -> dict[str, str]:
+    """A space as text, to compare it with another one."""
+    return {name: distribution_to_json(found) for name, found in distributions_of(space).items()}

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
+from stable_baselines3 import A2C
+
+from sb3_pg import REINFORCE, VPG
+from sb3_pg.tune.blocks import StartingPoint, prepare
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.space import GridSpace, ZooSpace, arguments_of, distributions_of, read_grid, signature_of
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(algorithm: Any = VPG, n_actions: int = 0) -> StartingPoint:
+    prepare(())
+    return StartingPoint({}, n_actions, 8, algorithm)
+
+
+def grid(tmp_path: Path, text: str, algorithm: Any = VPG) -> GridSpace:
+    path = tmp_path / "grid.yml"
+    path.write_text(text)
+    return read_grid(str(path), start(algorithm))
+
+
+@pytest.mark.parametrize("algo", ["vpg", "reinforce", "a2c", "ppo", "trpo"])
+@pytest.mark.parametrize("n_actions", [0, 3])
+def test_the_space_of_an_algorithm_is_rl_zoos(algo: str, n_actions: int) -> None:
+    space = ZooSpace(algo, start(n_actions=n_actions))
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    space.suggest(trial)
+    theirs = HYPERPARAMS_SAMPLER[algo](FixedTrial(trial.params), n_actions, 8, {"using_her_replay_buffer": False})
+    assert space.convert(trial.params) == theirs
+    assert set(distributions_of(space)) == set(trial.params)
+
+
+def test_an_algorithm_without_a_space_needs_a_grid() -> None:
+    with pytest.raises(TuneError, match="no search space for 'crossq'; give one with --grid"):
+        ZooSpace("crossq", start())
+
+
+def test_spaces_are_told_apart_by_their_signature() -> None:
+    assert signature_of(ZooSpace("a2c", start())) == signature_of(ZooSpace("a2c", start()))
+    assert signature_of(ZooSpace("a2c", start())) != signature_of(ZooSpace("ppo", start()))
+    assert signature_of(GridSpace({"gamma": [0.9]})) != signature_of(GridSpace({"gamma": [0.9, 0.99]}))
+
+
+def test_the_grid_of_the_a2c_post_is_read() -> None:
+    space = read_grid(str(ROOT / "zoo_scripts" / "grids" / "a2c_gae.yml"), start())
+    assert len(space.points(0)) == 3 * 3 * 2 * 2
+    assert set(space.choices) == {"learning_rate", "vf_learning_rate", "gamma", "gae_lambda"}
+
+
+def test_grids_may_have_schedules_none_and_settings_of_the_zoo(tmp_path: Path) -> None:
+    space = grid(
+        tmp_path, "learning_rate: [lin_0.01, 0.01]\nmax_grad_norm: [null, 0.5]\nnormalize: [true]\nn_envs: [4]"
+    )
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1)).ask()
+    space.suggest(trial)
+    assert space.convert(trial.params)["n_envs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no space to search"),
+        ("{}", "no space to search"),
+        ("[1, 2]", "must map hyperparameters"),
+        ("gae_lamda: [0.9]", "'gae_lamda' is not known; did you mean gae_lambda?"),
+        ("n_timesteps: [100]", "'n_timesteps' is not known"),
+        ("gamma: 0.9", "gamma must have a list"),
+        ("gamma: []", "gamma must have a list"),
+        ("policy_kwargs: [{net_arch: [8]}]", "write it as a string"),
+        ("gamma: [0.9", "cannot read the grid file"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(TuneError, match=message.replace("?", r"\?").replace("[", r"\[")):
+        grid(tmp_path, text)
+
+
+def test_a_missing_grid_file_is_named() -> None:
+    with pytest.raises(TuneError, match=r"cannot read the grid file missing\.yml"):
+        read_grid("missing.yml", start())
+
+
+def test_the_arguments_of_an_algorithm_are_those_of_its_whole_family() -> None:
+    assert {"n_steps", "gae_lambda", "policy_kwargs", "policy", "ent_coef"} <= arguments_of(A2C)
+    assert arguments_of(VPG) <= arguments_of(REINFORCE)
+    for algorithm in (A2C, VPG):
+        assert not {"self", "env", "seed", "verbose", "device", "_init_setup_model"} & arguments_of(algorithm)

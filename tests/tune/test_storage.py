@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+
+from sb3_pg.tune import storage
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.record import SETTINGS, StudyRecord, differences
+from sb3_pg.tune.storage import DRIVER, Lease, open_storage
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from planted import search, summary
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine where nobody listens."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture
+def record() -> StudyRecord:
+    return StudyRecord(InMemoryStorage(), "study", {"algo": "vpg"})
+
+
+def test_a_path_is_a_journal_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "study.log"
+    assert isinstance(open_storage(str(path)), JournalStorage)
+    assert path.exists()
+
+
+def test_a_torn_last_line_is_dropped_and_the_rest_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "study.log"
+    search(open_storage(str(path)), n_trials=4)
+    whole = path.read_text()
+    path.write_text(whole + whole.splitlines()[-1][:25])
+    with pytest.warns(UserWarning, match="the last record was torn"):
+        opened = open_storage(str(path))
+    assert path.read_text() == whole
+    assert summary(search(opened, n_trials=6)) == summary(search(n_trials=6))[:4] + summary(search(opened))[4:6]
+
+
+def test_a_path_that_cannot_be_a_journal_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TuneError, match=f"cannot open the storage {tmp_path}.*journal"):
+        open_storage(str(tmp_path))
+    (tmp_path / "file").write_text("something else\n")
+    with pytest.raises(TuneError, match="must be a journal"):
+        open_storage(str(tmp_path / "file"))
+
+
+def test_a_database_is_opened_by_its_url(tmp_path: Path) -> None:
+    opened = open_storage(f"sqlite:///{tmp_path}/study.db")
+    assert isinstance(opened, RDBStorage)
+    assert summary(search(opened, n_trials=4)) == summary(search(n_trials=4))
+    opened.remove_session()
+    opened.engine.dispose()
+
+
+def test_an_unreachable_database_is_named_without_its_password(closed_port: int) -> None:
+    with pytest.raises(TuneError) as caught:
+        open_storage(f"postgresql://me:secret@127.0.0.1:{closed_port}/studies")
+    message = str(caught.value)
+    assert f"postgresql://me:***@127.0.0.1:{closed_port}/studies cannot be reached" in message
+    assert "tried for 10 s" in message
+    assert "is the database running" in message
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("oracle+missing://host/name", "cannot open the storage .*driver of this database"),
+        ("no such thing://", "cannot open the storage"),
+        ("grpc://host", "grpc://host:port"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(address: str, message: str) -> None:
+    with pytest.raises(TuneError, match=message):
+        open_storage(address)
+
+
+def test_a_proxy_that_is_not_there_is_named(closed_port: int) -> None:
+    with pytest.raises(TuneError, match=f"127.0.0.1:{closed_port}.*run_grpc_proxy_server"):
+        open_storage(f"grpc://127.0.0.1:{closed_port}")
+
+
+SERVER = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from optuna.storages import JournalStorage, run_grpc_proxy_server
+from optuna.storages.journal import JournalFileBackend
+run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, closed_port: int) -> Iterator[str]:
+    command = [sys.executable, "-c", SERVER, str(tmp_path / "study.log"), str(closed_port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", closed_port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        yield f"grpc://127.0.0.1:{closed_port}"
+        server.kill()
+
+
+def test_a_search_through_the_proxy_is_the_same(proxy: str) -> None:
+    assert summary(search(open_storage(proxy), n_trials=6)) == summary(search(n_trials=6))
+
+
+def test_a_study_of_other_settings_is_refused_by_their_names() -> None:
+    kept = InMemoryStorage()
+    settings = {"algo": "vpg", "seeds": [1, 2], "space": {"gamma": "wide", "n_steps": "few"}}
+    StudyRecord(kept, "study", settings)
+    StudyRecord(kept, "study", {**settings, "seeds": (1, 2)})
+    with pytest.raises(TuneError, match=r"algo was 'vpg', is 'a2c'.*--study-name"):
+        StudyRecord(kept, "study", {**settings, "algo": "a2c"})
+    with pytest.raises(TuneError, match="space: gamma was 'wide', is None"):
+        StudyRecord(kept, "study", {**settings, "space": {"n_steps": "few"}})
+    assert differences({"a": 1}, {"b": 2}) == ["a was 1, is None", "b was None, is 2"]
+
+
+def test_a_study_of_something_else_is_refused() -> None:
+    kept = InMemoryStorage()
+    optuna.create_study(storage=kept, study_name="zoos", direction="maximize").set_user_attr("command", "train")
+    optuna.create_study(storage=kept, study_name="minimum", direction="minimize")
+    for name in ("zoos", "minimum"):
+        with pytest.raises(TuneError, match=f"'{name}' was not made by sb3_pg.tune"):
+            StudyRecord(kept, name, {})
+    StudyRecord(kept, "ours", {"algo": "vpg"})
+    optuna.load_study(storage=kept, study_name="ours").enqueue_trial({"x": 1.0})
+    with pytest.raises(TuneError, match="enqueued"):
+        StudyRecord(kept, "ours", {"algo": "vpg"})
+
+
+def test_a_study_whose_making_was_cut_short_is_made_again() -> None:
+    kept = InMemoryStorage()
+    optuna.create_study(storage=kept, study_name="study", direction="maximize")
+    StudyRecord(kept, "study", {"algo": "vpg"})
+    assert optuna.load_study(storage=kept, study_name="study").user_attrs[SETTINGS] == {"algo": "vpg"}
+
+
+def test_two_searches_of_one_study_at_a_time_are_refused(record: StudyRecord) -> None:
+    with Lease(record):
+        with pytest.raises(TuneError, match=f"being searched by process {os.getpid()}") as caught, Lease(record):
+            pass
+        assert "--workers" in str(caught.value)
+    with Lease(record):
+        pass
+
+
+def owner(**changes: Any) -> dict[str, Any]:
+    mine = {"id": "another", "host": socket.gethostname(), **storage._process(os.getpid())}
+    return {**mine, "beat": 1, "beat_seconds": 0.05, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"pid": 2**22 + 1}, {"started": "some other time"}, {"host": "elsewhere"}],
+    ids=["no such process", "the number is used again", "silent on another machine"],
+)
+def test_the_lease_of_a_search_that_is_gone_is_free(record: StudyRecord, changes: dict[str, Any]) -> None:
+    record.set_attribute(DRIVER, owner(**changes))
+    with Lease(record):
+        assert record.get_attribute(DRIVER)["id"] != "another"
+
+
+def test_the_lease_of_a_zombie_is_free(record: StudyRecord) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    record.set_attribute(DRIVER, owner(pid=child.pid, started="1"))
+    with Lease(record):
+        pass
+    child.wait()
+
+
+def test_the_lease_of_a_search_on_another_machine_lasts_while_it_beats(
+    record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.set_attribute(DRIVER, owner(host="elsewhere"))
+    monkeypatch.setattr(storage.time, "sleep", lambda _: record.set_attribute(DRIVER, owner(host="elsewhere", beat=2)))
+    with pytest.raises(TuneError, match="on elsewhere"), Lease(record):
+        pass
+
+
+def test_a_lease_that_another_process_took_is_noticed(record: StudyRecord) -> None:
+    with Lease(record, beat_seconds=0.02) as lease:
+        lease.check()
+        first = record.get_attribute(DRIVER)
+        end = time.monotonic() + 20
+        while record.get_attribute(DRIVER) == first:
+            assert time.monotonic() < end, "it does not beat"
+            time.sleep(0.01)
+        record.set_attribute(DRIVER, owner())
+        while not lease.lost:
+            assert time.monotonic() < end, "it was not noticed"
+            time.sleep(0.01)
+            record.set_attribute(DRIVER, owner())
+        with pytest.raises(TuneError, match="another process has begun to search"):
+            lease.check()
+    assert record.get_attribute(DRIVER)["id"] == "another"
+
+
+def test_a_trial_is_written_in_one_piece(tmp_path: Path) -> None:
+    search(open_storage(str(tmp_path / "study.log")), n_trials=3)
+    records = [json.loads(line) for line in (tmp_path / "study.log").read_text().splitlines()]
+    created = [record for record in records if "params" in record]
+    assert len(created) == 3
+    assert all(set(record["params"]) == {"x"} for record in created)

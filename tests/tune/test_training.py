@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_pg import VPG
+from sb3_pg.faults import TrainingError
+from sb3_pg.tune import training
+from sb3_pg.tune.blocks import BlockManager, merged, prepare, starting_point
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.experiment import Block, Experiment, SeedResult, SeedTask, seeds_of
+from sb3_pg.tune.pruning import Bars
+from sb3_pg.tune.training import LearningCurve, train_seed
+
+SMALL = Experiment("vpg", "CartPole-v1", 128, n_evaluations=4, eval_episodes=2, n_eval_envs=2, device="cpu")
+BLOCK: Block = {"policy": "MlpPolicy", "n_envs": 2, "n_steps": 16, "n_timesteps": 128, "learning_rate": "lin_0.01"}
+
+
+@pytest.fixture(autouse=True)
+def _prepared() -> None:
+    prepare(())
+
+
+def task(block: Block | None = None, seed: int = 3, experiment: Experiment = SMALL, **kwargs: Any) -> SeedTask:
+    return SeedTask(0, 0, seed, experiment, BLOCK if block is None else block, **kwargs)
+
+
+def test_a_training_gives_its_curve_and_the_same_one_again() -> None:
+    one, other = train_seed(task()), train_seed(task())
+    assert len(one.curve) == 4
+    assert (one.seed, one.stopped) == (3, "")
+    assert one.seconds > 0
+    assert one.curve == other.curve
+    assert train_seed(task(seed=4)).curve != one.curve
+
+
+def test_evaluating_more_often_does_not_change_what_is_learned() -> None:
+    agents = []
+    for n_evaluations in (1, 4):
+        make_model, _, eval_env, _ = BlockManager(SMALL, BLOCK, seed=3).build()
+        model = make_model()
+        evaluate = training._evaluation(model, eval_env, task())
+        model.learn(128, LearningCurve(evaluate, 128, n_evaluations, Bars()))
+        agents.append(model.policy.state_dict())
+    assert all(th.equal(agents[0][key], agents[1][key]) for key in agents[0])
+
+
+class Scripted:
+    """A training of given rollouts, as seen by a callback."""
+
+    def __init__(self, rollouts: list[int]) -> None:
+        self.rollouts = rollouts
+        self.updates = 0
+
+    def run(self, curve: LearningCurve) -> int:
+        """Number of steps that were taken."""
+        curve.num_timesteps = 0
+        for length in self.rollouts:
+            curve._on_rollout_start()
+            for _ in range(length):
+                curve.num_timesteps += 1
+                if not curve._on_step():
+                    curve._on_training_end()
+                    return curve.num_timesteps
+            self.updates += 1
+        curve._on_training_end()
+        return curve.num_timesteps
+
+
+def test_the_policy_after_the_update_is_evaluated_and_none_twice() -> None:
+    script = Scripted([10] * 10)
+    evaluated: list[int] = []
+
+    def evaluate() -> float:
+        evaluated.append(script.updates)
+        return float(script.updates)
+
+    curve = LearningCurve(evaluate, 100, 5, Bars())
+    script.run(curve)
+    assert curve.curve == [2, 4, 6, 8, 10]
+    assert evaluated == [2, 4, 6, 8, 10]
+
+
+def test_an_evaluation_stands_for_all_points_of_a_long_rollout() -> None:
+    script = Scripted([45, 45, 45])
+    evaluated: list[int] = []
+
+    def evaluate() -> float:
+        evaluated.append(script.updates)
+        return float(script.updates)
+
+    curve = LearningCurve(evaluate, 100, 5, Bars())
+    script.run(curve)
+    assert evaluated == [1, 2, 3]
+    assert curve.curve == [1, 1, 2, 2, 3]
+
+
+def test_a_missed_bar_stops_the_training_and_says_which() -> None:
+    script = Scripted([10] * 10)
+    curve = LearningCurve(lambda: float(script.updates), 100, 5, Bars((None, 4.5, 1.0, 1.0, 1.0)))
+    assert script.run(curve) == 41
+    assert curve.curve == [2, 4]
+    assert curve.stopped == "curve"
+    assert curve.why == "best of evaluation 2 of 5 is 4, below 4.5"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_evaluation_that_is_no_number_is_divergence(value: float) -> None:
+    curve = LearningCurve(lambda: value, 100, 5, Bars())
+    Scripted([10] * 10).run(curve)
+    assert curve.stopped == "diverged"
+    assert str(value) in curve.why
+
+
+def test_a_real_training_stops_at_a_bar() -> None:
+    result = train_seed(task(bars=Bars((None, 1e9, None, None))))
+    assert (len(result.curve), result.stopped) == (2, "curve")
+
+
+def test_weights_that_become_nan_are_divergence_for_any_algorithm() -> None:
+    experiment = Experiment("a2c", "CartPole-v1", 300, n_evaluations=2, eval_episodes=1, n_eval_envs=1, device="cpu")
+    block = {"policy": "MlpPolicy", "n_envs": 2, "n_timesteps": 300, "learning_rate": 1e30}
+    result = train_seed(task(block, experiment=experiment))
+    assert result.stopped == "diverged"
+    assert "nan" in result.why
+
+
+def test_what_vpg_finds_while_training_is_divergence_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(_: Any) -> None:
+        raise TrainingError("a loss is nan at update 3")
+
+    monkeypatch.setattr(VPG, "train", diverge)
+    result = train_seed(task())
+    assert (result.stopped, result.curve) == ("diverged", ())
+    assert "a loss is nan at update 3" in result.why
+
+
+def test_any_other_exception_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(_: Any) -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(VPG, "train", mistake)
+    with pytest.raises(ValueError, match="a mistake"):
+        train_seed(task())
+
+
+class Spy(BaseCallback):
+    """Keeps the environment of a training."""
+
+    gammas: tuple[float, float] = (0, 0)
+
+    def _on_step(self) -> bool:
+        env = self.model.get_env()
+        assert isinstance(env, VecNormalize)
+        type(self).gammas = (env.gamma, self.model.gamma)  # type: ignore[attr-defined]
+        return True
+
+
+def test_the_gamma_of_vecnormalize_is_the_sampled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "Spy", Spy, raising=False)
+    block = merged({**BLOCK, "gamma": 0.99, "normalize": True}, {"gamma": 0.9})
+    train_seed(task({**block, "callback": "sb3_pg.tune.training.Spy"}))
+    assert Spy.gammas == (0.9, 0.9)
+
+
+def test_sampled_policy_kwargs_replace_only_themselves() -> None:
+    block = merged(
+        {"policy_kwargs": "dict(log_std_init=-2, net_arch=[8], activation_fn=nn.ReLU)", "n_steps": 5},
+        {"policy_kwargs": {"net_arch": {"pi": [64], "vf": [32, 32]}, "activation_fn": th.nn.Tanh}, "n_steps": 7},
+    )
+    text = block["policy_kwargs"]
+    assert eval(text, {"nn": th.nn}) == {
+        "log_std_init": -2,
+        "net_arch": {"pi": [64], "vf": [32, 32]},
+        "activation_fn": th.nn.Tanh,
+    }
+    assert block["n_steps"] == 7
+    assert merged({}, {"policy_kwargs": {"ortho_init": False}}) == {"policy_kwargs": "dict(ortho_init=False)"}
+    with pytest.raises(TuneError, match="no file can hold"):
+        merged({}, {"policy_kwargs": {"features": np.zeros(2)}})
+
+
+def test_the_block_is_the_files_with_parameters_of_the_command_over_it() -> None:
+    start = starting_point(Experiment("vpg", "CartPole-v1", 0), None, {"n_envs": 3})
+    assert (start.n_envs, start.n_actions, start.algorithm) == (3, 0, VPG)
+    assert start.block["n_timesteps"] == 100_000
+    assert start.block["learning_rate"] == "lin_0.002"
+    start = starting_point(Experiment("a2c", "Pendulum-v1", 500), None, {})
+    assert (start.n_actions, start.block["n_timesteps"]) == (1, 500)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "conf", "overrides", "message"),
+    [
+        (SMALL, "missing.yml", {}, "no hyperparameters for vpg on CartPole-v1: .*missing.yml"),
+        (SMALL, None, {"gae_lamda": 0.9}, "cannot make vpg for CartPole-v1: .*gae_lamda"),
+        (SMALL, None, {"env_wrapper": "no.such.Wrapper"}, "cannot make CartPole-v1: ModuleNotFoundError"),
+    ],
+)
+def test_what_cannot_be_built_is_found_before_training(
+    experiment: Experiment, conf: str | None, overrides: Block, message: str
+) -> None:
+    with pytest.raises(TuneError, match=message):
+        starting_point(experiment, conf, overrides)
+
+
+def test_seeds_are_known_far_apart_and_others_for_the_final() -> None:
+    search, fresh = seeds_of(7, "search", 20), seeds_of(7, "fresh", 20)
+    assert search[:5] == seeds_of(7, "search", 5)
+    assert not set(search) & set(fresh)
+    assert search != seeds_of(8, "search", 20)
+    both = sorted(search + fresh)
+    assert min(np.diff(both)) > 1000
+    assert both[0] >= 0
+    assert both[-1] < 2**31
+
+
+def test_a_result_survives_its_storage() -> None:
+    result = SeedResult(5, (1.5, 2.5), 3.25, "curve", "too low")
+    assert SeedResult.from_json(result.as_json()) == result
