@@ -172,7 +172,7 @@ def test_after_an_error_the_environments_are_reset_when_training_goes_on(tmp_pat
         (DICT, DICT.sample(), {"flat": np.zeros(3)}),
         (DICT, {**DICT.sample(), "more": 1}, {**DICT.sample(), "kind": 9}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_observations_are_told_from_what_is_none(space: spaces.Space[Any], right: Any, wrong: Any) -> None:
     assert ours.fits(space, right)

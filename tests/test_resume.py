@@ -827,7 +827,7 @@ def test_the_random_numbers_of_the_models_gpu_are_kept_and_put_back(monkeypatch:
         (Coin(), Coin(), True),
         ("a", "b", False),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_of_attributes_are_compared(one: Any, other: Any, equal: bool) -> None:
     assert env_state._same(one, other) is equal
