@@ -153,6 +153,11 @@ def _check_estimator_and_baseline(model: VPG) -> None:
                 f"baseline={baseline!r} has no critic to stand for the rest of an episode that the batch cuts; "
                 "accepted are whole_episodes=True, n_episodes=..., or baseline='value'"
             )
+    if model.state_discount and model.estimator == "total_return":
+        raise ValueError(
+            "state_discount=True with estimator='total_return' would discount twice: the total return is discounted "
+            "from the first step of the episode on; accepted are state_discount=False, or estimator='reward_to_go'"
+        )
     if entry.needs_whole_episodes and not whole:
         raise ValueError(
             f"estimator={model.estimator!r} needs episodes from their beginning; accepted are whole_episodes=True, "
