@@ -84,7 +84,7 @@ class LambdaRules:
         :param name: the parameter's
         :param value: what it is set to
         :param batch: see LambdaBatch
-        :raises ValueError: when the rule chooses what no lambda is
+        :raises ValueError: when it chooses what no lambda is
         """
         given, rule = self._kept.get(name, (None, None))
         if rule is None or given != value:
@@ -124,6 +124,11 @@ class LambdaRules:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_kept": self._kept, "_asked": {}, "log": {}}
+
+
+def mean_lambda(gae_lambda: float | Array, trajectories: Trajectories) -> float:
+    """Lambda as one number: its mean over the steps of the batch where it varies."""
+    return gae_lambda if isinstance(gae_lambda, float) else float(np.mean(gae_lambda[trajectories.valid]))
 
 
 def lambda_batch(model: VPG, buffer: TrajectoryBuffer, trajectories: Trajectories, rules: LambdaRules) -> LambdaBatch:

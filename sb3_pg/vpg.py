@@ -24,7 +24,7 @@ from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_arguments, check_bounds, check_parameters
 from sb3_pg.faults import TrainingError, collecting, updating
-from sb3_pg.lambda_rules import LambdaLike, LambdaRules, lambda_batch
+from sb3_pg.lambda_rules import LambdaLike, LambdaRules, lambda_batch, mean_lambda
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
@@ -329,13 +329,13 @@ class VPG(SavingMixin):
         batch = lambda_batch(self, buffer, trajectories, rules)
         gae_lambda = rules.choose("gae_lambda", self.gae_lambda, batch)
         buffer.gae_lambda = gae_lambda  # type: ignore[assignment]
-        batch.record("train/gae_lambda", float(np.mean(gae_lambda)))
+        batch.record("train/gae_lambda", mean_lambda(gae_lambda, trajectories))
         if self.critic_gae_lambda is not None:
             critic_lambda = rules.choose("critic_gae_lambda", self.critic_gae_lambda, batch)
         else:
             critic_lambda = rules.of_the_critic(gae_lambda)
         if self.baseline == "value" and critic_lambda is not gae_lambda:
-            batch.record("train/critic_gae_lambda", float(np.mean(critic_lambda)))
+            batch.record("train/critic_gae_lambda", mean_lambda(critic_lambda, trajectories))
         return gae_lambda, critic_lambda
 
     def _check_psi(self, psi: Any, buffer: TrajectoryBuffer) -> None:

@@ -19,6 +19,7 @@ from sb3_pg import REINFORCE, VPG
 from sb3_pg.advantage import estimators
 from sb3_pg.advantage.baselines import BASELINES
 from sb3_pg.advantage.estimators import ESTIMATORS
+from sb3_pg.gradient.callbacks import GradientStatisticsCallback
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -50,7 +51,8 @@ def logged_keys(env_id: str, algorithm: Any = VPG, **kwargs: Any) -> set[str]:
     recorder = Recorder()
     model.set_logger(Logger(None, [recorder]))
     evaluation = EvalCallback(make_vec_env(env_id, seed=1), n_eval_episodes=1, eval_freq=40, verbose=0)
-    model.learn(5 * 2 * model.n_steps, evaluation, log_interval=1)
+    callbacks = [evaluation, GradientStatisticsCallback(every=1)]
+    model.learn(5 * 2 * model.n_steps, callbacks, log_interval=1)
     return recorder.keys
 
 

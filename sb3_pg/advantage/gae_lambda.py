@@ -85,7 +85,8 @@ def check_lambda(value: Any, name: str, shape: tuple[int, ...]) -> float | Array
         raise ValueError(f"{name}: the rule chose an array of shape {array.shape}; {expected}")
     wrong = array[~((array >= 0) & (array <= 1))]  # NaN too
     if wrong.size:
-        raise ValueError(f"{name} is {wrong[0]} at this point of the training; it must stay in [0, 1]; {expected}")
+        got = wrong[0] if array.ndim else value
+        raise ValueError(f"{name} is {got} at this point of the training; it must stay in [0, 1]; {expected}")
     return float(array) if array.ndim == 0 else array
 
 
@@ -229,7 +230,7 @@ class GradientAgreement:
         default: float = 0.97,
         lambdas: Sequence[float] = LAMBDAS,
         memory: float = 0.98,
-        caution: float = 1.0,
+        caution: float = 2.0,
         gate: float = 3.0,
         warm_up: int = 10,
     ) -> None:

@@ -217,28 +217,23 @@ def _choices(
     weights = np.where(valid, training.gamma**experience.times if training.state_discount else 1.0, 0.0)
     with_critic, without = _trajectories(experience, True), _trajectories(experience, False)
     lambdas = sorted({*LAMBDAS, round(training.gae_lambda, 6)}) if training.uses_critic else []
-    psi = []
-    for gae_lambda in lambdas:
-        advantages = _gae_as_in_training(with_critic, training, gae_lambda)
-        psi.append(advantages - advantages[valid].mean() * training.centred)
+    psi = [_gae_as_in_training(with_critic, training, gae_lambda) for gae_lambda in lambdas]
     names: list[tuple[str, str]] = []
     for estimator in ("total_return", "reward_to_go"):
         found = get_estimator(estimator).function(without, gamma=training.gamma, gae_lambda=1.0)
         for baseline in ("none", "mean", "time_mean", "leave_one_out"):
             names.append((estimator, baseline))
             psi.append(found - _baseline_of_groups(baseline, found, without, groups))
-    if training.uses_critic:
-        for name in _critic_estimators(training):
-            names.append((name, "value"))
-            kind, gae_lambda = ("gae", training.gae_lambda) if name.startswith("gae") else (name, 1.0)
-            psi.append(get_estimator(kind).function(with_critic, gamma=training.gamma, gae_lambda=gae_lambda))
-    if experience.q_values is not None:
-        for estimator in ("q", "q_minus_v"):
-            names.append((estimator, "value"))
-            psi.append(get_estimator(estimator).function(with_critic, gamma=training.gamma, gae_lambda=1.0))
+    estimators = _critic_estimators(training) if training.uses_critic else []
+    for name in estimators + ["q", "q_minus_v"] * (experience.q_values is not None):
+        names.append((name, "value"))
+        kind, gae_lambda = ("gae", training.gae_lambda) if name.startswith("gae") else (name, 1.0)
+        psi.append(get_estimator(kind).function(with_critic, gamma=training.gamma, gae_lambda=gae_lambda))
+    if training.centred:
+        psi = [each - each[valid].mean() for each in psi]
+    # A constant leaves its expectation where it is, and its noise is no part of the comparison
     reference = reward_to_go(with_critic, gamma=training.gamma)
-    centre = reference[valid].mean() if training.centred or not training.uses_critic else 0.0
-    psi.append(reference - centre)
+    psi.append(reference - reference[valid].mean())
     return [weights * each for each in psi], names, lambdas
 
 

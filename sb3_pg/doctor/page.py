@@ -15,7 +15,7 @@ import numpy as np
 from sb3_pg.doctor.advice import Advice, describe, steps
 from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Diagnosis
-from sb3_pg.doctor.figures import draw_overview, draw_panel, draw_rollout, panels_of
+from sb3_pg.doctor.figures import compose, draw_panels, draw_rollout
 from sb3_pg.doctor.mistakes import compute
 
 _STYLE = """
@@ -42,7 +42,8 @@ _CAPTIONS = {
         lambda is.""",
     "estimators": """
         How well one batch's gradient points, bias and variance together. Total returns count what happened before the
-        action; TD residuals believe the critic after one step. Advantages are not centred here.""",
+        action; TD residuals believe the critic after one step. Advantages are centred if training does so, and then no
+        baseline is as good as the mean.""",
     "batch": """
         Below the noise scale (green) twice the batch is worth twice the updates; above it, nearly nothing. The band is
         two standard errors.""",
@@ -60,12 +61,12 @@ def write_page(diagnosis: Diagnosis, advice: list[Advice], folder: Path) -> list
     :param folder: made if it is not there
     :return: the paths of the files
     """
-    panels = panels_of(diagnosis)
-    figures = {name: draw_panel(diagnosis, panel) for name, panel in panels.items()}
+    figures = draw_panels(diagnosis)
     folder.mkdir(parents=True, exist_ok=True)
     page, picture, numbers = (folder / f"doctor.{kind}" for kind in ("html", "png", "csv"))
     page.write_text(_html(diagnosis, advice, figures), encoding="utf-8")
-    picture.write_bytes(draw_overview(diagnosis))
+    title = f"{diagnosis.training.name}: {diagnosis.n_episodes} episodes, gradient of {diagnosis.layers}"
+    picture.write_bytes(compose(list(figures.values()), title))
     write_csv(numbers, _numbers(diagnosis))
     return [page, picture, numbers]
 

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_sb3 import EnvironmentName
-from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS, create_test_env, get_model_path, get_saved_hyperparams
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, unwrap_vec_normalize
 
 from sb3_pg.zoo.extend import extend_all
 
@@ -86,7 +85,7 @@ def _make_env(args: Namespace, name: EnvironmentName, folder: Path) -> tuple[Vec
         should_render=False,
         hyperparams=hyperparams,
         env_kwargs=env_kwargs,
-        vec_env_cls=ExperimentManager.default_vec_env_cls,
+        vec_env_cls=DummyVecEnv,
     )
     normalization = unwrap_vec_normalize(env)
     if normalization is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 from sb3_pg.launch.tasks import Lost, carry_out_with_one_thread, describe_error
 
 CONNECT_SECONDS = 10.0
+ANSWER_SECONDS = 30.0
 
 
 class RayCluster:
@@ -88,11 +91,23 @@ class RayCluster:
             try:
                 socket.create_connection(host_and_port, timeout=CONNECT_SECONDS).close()
             except OSError as error:
-                raise self._unreachable(f"{error}, within {CONNECT_SECONDS:g} s") from error
+                raise self._unreachable(f"{error} (tried for {CONNECT_SECONDS:g} s at most)") from error
+            if "://" not in self.address:  # ray.init would ask for many minutes; ray:// gives up by itself
+                self._check_answer()
         try:
             self._ray.init(address=self.address, log_to_driver=False, logging_level="warning")
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise self._unreachable(str(error)) from error
+
+    def _check_answer(self) -> None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", self.address]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            why = f"something listens there, but did not answer as the head of a cluster within {ANSWER_SECONDS:g} s"
+            raise self._unreachable(why) from error
+        if answer.returncode:
+            raise self._unreachable(f"it does not answer as the head of a cluster: {answer.stderr.strip()[-300:]}")
 
     def _unreachable(self, why: str) -> ConnectionError:
         return ConnectionError(

@@ -11,7 +11,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_pg.tune.blocks import prepare
 from sb3_pg.tune.errors import TuneError, unknown
-from sb3_pg.tune.pruning import CURVE_PRUNERS
+from sb3_pg.tune.pruning import CURVE_PRUNERS, default_p_threshold
 from sb3_pg.tune.scores import OBJECTIVES
 from sb3_pg.tune.search import SAMPLERS, Rules
 
@@ -69,9 +69,10 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         "--pruner", choices=CURVE_PRUNERS, default=default.pruner, help="within the first seed (%(default)s)"
     )
     group.add_argument(
-        "--p-threshold", type=float, default=default.p_threshold,
-        help="between seeds: the Wilcoxon pruner's; 0 trains all seeds of every trial (%(default)s)",
-    )  # fmt: skip
+        "--p-threshold",
+        type=float,
+        help="between seeds: the Wilcoxon pruner's; 0 trains all seeds of every trial (0.15; up to 3 seeds 0.3)",
+    )
     group.add_argument("--window", type=int, default=default.window, help="trials under way at a time (%(default)s)")
     group.add_argument("--top-k", type=int, default=3, help="best trials to train on fresh seeds (%(default)s)")
     group.add_argument("--n-final-seeds", type=int, default=10, help="fresh seeds (%(default)s)")
@@ -107,6 +108,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and value < least:
             raise TuneError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if args.p_threshold is None:
+        args.p_threshold = default_p_threshold(len(args.seeds or range(args.n_seeds)))
     if not 0 <= args.p_threshold <= 1:
         raise TuneError(f"--p-threshold must be from 0 to 1, not {args.p_threshold}")
     if args.objective == "last" and args.last_k > args.n_evaluations:

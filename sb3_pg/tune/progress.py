@@ -6,9 +6,10 @@ import time
 from types import TracebackType
 
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.record import StudyRecord
@@ -16,6 +17,7 @@ from sb3_pg.tune.scores import bootstrap_interval
 from sb3_pg.tune.search import Listener, Rules, best_trials
 
 N_SHOWN = 5
+N_SHOWN_RUNNING = 16
 
 
 class Progress(Listener):
@@ -25,7 +27,7 @@ class Progress(Listener):
     :param record: the study
     :param rules: how it is searched
     :param n_trials: trials that it will have
-    :param n_final: trainings of the final that are still to be done
+    :param n_final: trainings of the final
     :param console: where to show it
     """
 
@@ -37,9 +39,9 @@ class Progress(Listener):
         self._console = console
         self._begin = time.monotonic()
         self._n_trained = 0
-        self._n_final_trained = 0
+        self._n_final_trained = record.n_final_results
         self._ended_before = {trial.number for trial in record.trials if trial.state.is_finished()}
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2)
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=1)
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -122,12 +124,10 @@ class Progress(Listener):
         elapsed = time.monotonic() - self._begin
         return clock(trainings * elapsed / self._n_trained)
 
-    def _table(self) -> Table:
+    def _table(self) -> Group:
         counts = self._counts()
         ended = sum(counts[state] for state in counts if state.is_finished())
-        table = Table(
-            title=f"{self._record.name}: {self._summary()}", title_justify="left", caption_justify="left", expand=False
-        )
+        table = Table()
         for column in ("trial", "value", "95 % interval", "seeds"):
             table.add_column(column, justify="right")
         for trial in best_trials(self._record.trials, N_SHOWN):
@@ -136,13 +136,16 @@ class Progress(Listener):
             table.add_row(str(trial.number), f"{trial.value:.6g}", f"{low:.6g} to {high:.6g}", str(len(scores)))
         running = [trial.number for trial in self._record.trials if trial.state is TrialState.RUNNING]
         n_seeds = len(self._rules.seeds)
-        for number in running:
+        for number in running[:N_SHOWN_RUNNING]:
             done = self._scores(number)
             so_far = f"{sum(done) / len(done):.6g} so far" if done else ""
             table.add_row(str(number), so_far, "under way", f"{len(done)}/{n_seeds}", style="dim")
-        if ended == self._n_trials:
-            table.caption = f"final on fresh seeds: {self._n_final_trained}/{self._n_final} trainings"
-        return table
+        if len(running) > N_SHOWN_RUNNING:
+            table.add_row("...", "", f"{len(running)} under way", "", style="dim")
+        lines: list[RenderableType] = [Text(f"{self._record.name}: {self._summary()}"), table]
+        if ended >= self._n_trials and self._n_final:
+            lines.append(Text(f"final on fresh seeds: {self._n_final_trained}/{self._n_final} trainings"))
+        return Group(*lines)
 
 
 def clock(seconds: float) -> str:

@@ -77,6 +77,11 @@ def bars_of(
     return Bars(tuple(bars), best_so_far=pruner == "median")
 
 
+def default_p_threshold(n_seeds: int) -> float:
+    """Three seeds decide where there are more; where there are not, two do (zoo_scripts/simulate_tuning.py)."""
+    return 0.15 if n_seeds > 3 else 0.3
+
+
 def clearly_worse(scores: Sequence[float], best: Sequence[float], p_threshold: float) -> bool:
     """
     Whether a trial is worse than the best one, judged by the seeds that it has so far (Optuna's WilcoxonPruner).
@@ -88,6 +93,8 @@ def clearly_worse(scores: Sequence[float], best: Sequence[float], p_threshold: f
     :param best: of the same and the following seeds of the best trial
     :param p_threshold: stop below this probability that an equally good trial looks so bad; 0 never stops
     """
+    if not p_threshold:
+        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         pruner = optuna.pruners.WilcoxonPruner(p_threshold=p_threshold)

@@ -56,6 +56,7 @@ class StudyRecord:
         self.study = optuna.create_study(storage=self._memory, study_name=name, direction="maximize")
         for trial in trials:
             self.study.add_trial(trial)
+        self._results = [_results_of(trial) for trial in trials]
         self._final = {key: value for key, value in attributes.items() if key.startswith("final:")}
 
     def _check(self, settings: Mapping[str, Any] | None, trials: list[FrozenTrial]) -> None:
@@ -96,15 +97,12 @@ class StudyRecord:
         space.suggest(self.study.ask())
         trial = self.trials[-1]
         self._ids.append(self._storage.create_new_trial(self._study_id, trial))
+        self._results.append([])
         return trial
 
     def results(self, number: int) -> list[SeedResult]:
         """What the seeds of a trial came to, so far."""
-        attributes = self.trials[number].user_attrs
-        found: list[SeedResult] = []
-        while f"seed_{len(found)}" in attributes:
-            found.append(SeedResult.from_json(attributes[f"seed_{len(found)}"]))
-        return found
+        return self._results[number]
 
     def add_result(self, number: int, index: int, result: SeedResult, score: float | None) -> None:
         """
@@ -120,6 +118,7 @@ class StudyRecord:
             if score is not None:
                 storage.set_trial_intermediate_value(trial_id, index, score)
             storage.set_trial_user_attr(trial_id, f"seed_{index}", result.as_json())
+        self._results[number].append(result)
 
     def end(self, number: int, state: TrialState, value: float | None, why: str) -> None:
         """
@@ -137,6 +136,11 @@ class StudyRecord:
             if why:
                 storage.set_trial_user_attr(trial_id, "why", why)
             storage.set_trial_state_values(trial_id, state, None if value is None else [value])
+
+    @property
+    def n_final_results(self) -> int:
+        """Number of trainings on fresh seeds."""
+        return len(self._final)
 
     def final_results(self, candidate: int | str) -> dict[int, SeedResult]:
         """Results of a candidate on fresh seeds: index of the seed and result."""
@@ -161,6 +165,13 @@ class StudyRecord:
     def _both(self, number: int) -> list[tuple[BaseStorage, int]]:
         """The storage, then its copy in memory: what is not in the storage does not count."""
         return [(self._storage, self._ids[number]), (self._memory, self.trials[number]._trial_id)]
+
+
+def _results_of(trial: FrozenTrial) -> list[SeedResult]:
+    found: list[SeedResult] = []
+    while f"seed_{len(found)}" in trial.user_attrs:
+        found.append(SeedResult.from_json(trial.user_attrs[f"seed_{len(found)}"]))
+    return found
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -121,6 +120,7 @@ class Search:
         self._n_trials = n_trials if self._points is None else min(n_trials, len(self._points))
         self._listener = listener or Listener()
         self._finished: set[int] = set()  # trials that need no further seed, and wait for those before them
+        self._best: list[FrozenTrial | None] = []  # of each number, the best trial up to it; as long as trials ended
         self._lost: dict[int, str] = {}
         self._lost_in_a_row = 0
 
@@ -132,6 +132,9 @@ class Search:
         :param backend: where seeds are trained
         :raises TuneError: when a training fails for another reason than divergence, or workers keep dying
         """
+        for trial in self.record.trials:
+            if trial.state.is_finished():
+                self._rank(trial)
         under_way = [trial.number for trial in self.record.trials if trial.state is TrialState.RUNNING]
         tasks = [*self._next_seeds(under_way), *self._advance()]
         run_all(train, tasks, backend, self._take, self._listener.rerun)
@@ -155,11 +158,10 @@ class Search:
         """End what is finished, in the order of numbers, and ask for as many new trials; return their first seeds."""
         tasks: list[SeedTask] = []
         while True:
-            trials = self.record.trials
-            oldest = next((trial.number for trial in trials if trial.state is TrialState.RUNNING), len(trials))
-            if len(trials) < min(self._n_trials, oldest + self._rules.window):
-                params = None if self._points is None else self._points[len(trials)]
-                trial = self.record.ask(self._space, self._rules.sampler_of(len(trials)), params)
+            oldest, number = len(self._best), len(self.record.trials)
+            if number < min(self._n_trials, oldest + self._rules.window):
+                params = None if self._points is None else self._points[number]
+                trial = self.record.ask(self._space, self._rules.sampler_of(number), params)
                 self._listener.begun(trial)
                 tasks += self._next_seeds([trial.number])
             elif oldest in self._finished:
@@ -191,6 +193,7 @@ class Search:
             self.record.end(number, TrialState.FAIL if lost else TrialState.PRUNED, None, why)
         else:
             self.record.end(number, TrialState.COMPLETE, interquartile_mean(self._scores(results)), "")
+        self._rank(self.record.trials[number])
         self._listener.ended(self.record.trials[number])
         if self._lost_in_a_row >= MAX_LOST_TRIALS:
             raise TuneError(f"the workers of {MAX_LOST_TRIALS} trials in a row died. Trial {number}: {lost}")
@@ -214,8 +217,15 @@ class Search:
         return self.record.trials[: max(number - self._rules.window + 1, 0)]
 
     def _best_before(self, number: int) -> FrozenTrial | None:
-        complete = [trial for trial in self._before(number) if trial.state is TrialState.COMPLETE]
-        return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
+        last = number - self._rules.window
+        return self._best[last] if last >= 0 else None
+
+    def _rank(self, trial: FrozenTrial) -> None:
+        """Take in a trial that has ended; of equals the older one is the best."""
+        best = self._best[-1] if self._best else None
+        if trial.state is TrialState.COMPLETE and (best is None or _value(trial) > _value(best)):
+            best = trial
+        self._best.append(best)
 
     def _bars(self, number: int) -> Bars:
         firsts = [result for trial in self._before(number) for result in self.record.results(trial.number)[:1]]
@@ -253,6 +263,5 @@ def best_trials(trials: Sequence[FrozenTrial], top_k: int) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (-_value(trial), trial.number))[:top_k]
 
 
-def _value(trial: Any) -> float:
-    assert isinstance(trial, FrozenTrial)
+def _value(trial: FrozenTrial) -> float:
     return float(trial.value) if trial.value is not None else float("-inf")

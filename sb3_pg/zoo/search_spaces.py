@@ -113,14 +113,24 @@ VPG_ESTIMATORS = [
 REINFORCE_ESTIMATORS = [name for name, entry in ESTIMATORS.items() if not entry.needs_critic and name != "gae"]
 
 
+# What the sampled lambda is: the number itself, the lower bound of a rule or its default. "length" is left out because
+# its number is no lambda, and "hoof" because it trains at half the speed.
+LAMBDA_RULES = {"constant": "{}", "explained_variance": "explained_variance:{}_1", "auto": "auto:{}"}
+
+
 def convert_vpg_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     Turn the raw values of a VPG trial into constructor arguments.
 
-    :param sampled_params: raw values, as in ``trial.params``
+    :param sampled_params: raw values, as in ``trial.params``; those of studies from before there were rules for lambda
+        are taken, too
     :return: keyword arguments of :class:`sb3_pg.VPG`
     """
-    return _convert(sampled_params, one_minus=("gamma", "gae_lambda"))
+    hyperparams = _convert(sampled_params, one_minus=("gamma", "gae_lambda"))
+    rule = hyperparams.pop("lambda_rule", "constant")
+    if rule != "constant":
+        hyperparams["gae_lambda"] = LAMBDA_RULES[rule].format(hyperparams["gae_lambda"])
+    return hyperparams
 
 
 def sample_vpg_params(
@@ -136,6 +146,8 @@ def sample_vpg_params(
     far the advantage looks before the critic takes over, 1 / (1 - lambda) steps, and this is uniform in the logarithm
     of that horizon from 1 to 1000 steps: a third of the trials falls below 0.9, a third between 0.9 and 0.99, a third
     above. Uniform in lambda would hardly ever try the last third, and RL Zoo's own range, [0.9, 1), never the first.
+    ``lambda_rule`` says whether this number is lambda, or where a rule begins that chooses it for each batch
+    (docs/lambda.md): the lower bound of ``explained_variance``, the default of ``auto``.
 
     :param trial: the trial to ask
     :param n_actions: dimension of a continuous action space; 0 where actions are discrete
@@ -146,6 +158,7 @@ def sample_vpg_params(
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, VPG_BATCH_POWS)
     raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", 1e-3, 1.0, log=True)
+    raw["lambda_rule"] = trial.suggest_categorical("lambda_rule", list(LAMBDA_RULES))
     raw["vf_learning_rate"] = trial.suggest_float("vf_learning_rate", 1e-4, 3e-2, log=True)
     raw["estimator"] = trial.suggest_categorical("estimator", VPG_ESTIMATORS)
     raw["n_critic_updates"] = trial.suggest_int("n_critic_updates", 1, 40, log=True)

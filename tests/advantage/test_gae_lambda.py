@@ -59,7 +59,7 @@ def random_trajectories(shape: tuple[int, int] = (30, 3), seed: int = 0, dtype: 
     return Trajectories(rewards, dones, values=values, next_values=np.where(dones, 0, following).astype(dtype))
 
 
-# -- GAE for lambda in arrays ------------------------------------------------------------------------------------------
+# -- GAE for lambda in arrays ----------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 1000), st.floats(0, 1))
@@ -99,7 +99,7 @@ def test_lambdas_in_an_array_keep_the_dtype_of_the_rewards() -> None:
     assert gae(data, gamma=0.99, gae_lambda=np.full(data.rewards.shape, 0.9)).dtype == np.float32
 
 
-# -- rules that look at numbers ----------------------------------------------------------------------------------------
+# -- rules that look at numbers --------------------------------------------------------------------------------------
 
 
 def test_a_schedule_is_told_the_progress() -> None:
@@ -163,7 +163,7 @@ def test_steps_outside_the_batch_explain_nothing() -> None:
     assert ExplainedVariance().choose(batch_of(data)) == pytest.approx(0.8)
 
 
-# -- auto: the statistics ------------------------------------------------------------------------------------------------
+# -- auto: the statistics --------------------------------------------------------------------------------------------
 
 
 def test_the_products_are_the_means_over_all_pairs_of_blocks() -> None:
@@ -188,20 +188,24 @@ def test_the_products_are_those_of_the_jackknife() -> None:
     np.testing.assert_allclose(found.cross, jackknife, rtol=0, atol=1e-10)
 
 
-def test_scores_and_their_errors_are_those_of_many_repetitions() -> None:
-    """The delta method against the scatter of 400 independent selectors, each with 60 updates."""
-    rng = np.random.default_rng(2)
+@pytest.mark.parametrize("memory", [0.999999, 0.95])
+def test_scores_and_their_errors_are_those_of_many_repetitions(memory: float) -> None:
+    """The delta method against the scatter of 300 independent selectors, each with 80 updates."""
+    rng, means, scales = np.random.default_rng(2), np.array([0.5, 0.8, 1.0]), np.array([0.8, 1.6, 4.0])
+    n = (1 - memory**80) ** 2 / (1 - memory) ** 2 * (1 - memory**2) / (1 - memory**160)  # effective updates
     found = []
-    for _ in range(400):
-        rule = GradientAgreement(0.5, (0.0,), memory=0.999999)
-        for u, q in zip(rng.normal([0.5, 0.8, 1.0], 1.0, (61, 3)), rng.gamma(4, [0.2, 0.4, 1.0], (61, 3)), strict=True):
+    for _ in range(300):
+        rule = GradientAgreement(0.5, (0.0,), memory=memory)
+        noise = rng.gamma(2.0, 0.5, (81, 3))  # U and q go together, as they do in batches of few long episodes
+        squares = scales * noise
+        squares[:, -1] = scales[-1]  # q(1) is the unit that all share: its scatter is not in the errors
+        for u, q in zip(means * noise + rng.normal(0, 0.3, (81, 3)), squares, strict=True):
             rule.remember(GradientProducts(u, q))
         score, covariance = rule.scores()
-        found.append((score, np.sqrt(np.diagonal(covariance)[:2]) / (1 + 3 / 60)))
-    scores, errors = (np.array(each) for each in zip(*found, strict=True))
-    expected = np.array([0.5, 0.8, 1.0]) / np.sqrt(np.array([0.8, 1.6, 4.0]) * 4.0)
-    np.testing.assert_allclose(scores.mean(axis=0), expected, atol=0.02)
-    np.testing.assert_allclose(errors.mean(axis=0), scores.std(axis=0)[:2], rtol=0.12)
+        found.append((score, np.sqrt(np.diagonal(covariance)) / (1 + 3 / n)))
+    scores, errors = (np.array(each)[..., :2] for each in zip(*found, strict=True))
+    np.testing.assert_allclose(scores.mean(axis=0), (means / np.sqrt(scales * 4.0))[:2], rtol=0.03)
+    np.testing.assert_allclose(errors.mean(axis=0), scores.std(axis=0), rtol=0.12)
 
 
 Blocks = Callable[[np.random.Generator], Array]
@@ -209,16 +213,14 @@ Blocks = Callable[[np.random.Generator], Array]
 
 def run(rule: GradientAgreement, blocks: Blocks, n_updates: int, seed: int) -> list[float]:
     """Lambda after each update; ``blocks`` gives gradients of shape ``(n_lambdas, n_blocks, n_parameters)``."""
-    rng, chosen = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
     step = Trajectories(np.zeros((1, 1)), np.ones((1, 1), bool))
 
     def products(_: Array) -> GradientProducts:
         gradients = blocks(rng)
         return products_of(gradients, np.ones(gradients.shape[1], dtype=np.int64))
 
-    for _ in range(n_updates):
-        chosen.append(rule.choose(batch_of(step, gradient_products=products)))
-    return chosen
+    return [rule.choose(batch_of(step, gradient_products=products)) for _ in range(n_updates)]
 
 
 FINE = tuple(np.round(np.arange(0, 1.001, 0.05), 2))
@@ -344,7 +346,7 @@ def test_what_was_learned_while_there_was_a_signal_is_kept_when_it_is_gone() -> 
 
 
 def test_scores_independent_of_the_rewards_leave_it_on_the_default() -> None:
-    """Zero signal: 40 runs of 120 updates; a selector without the gate leaves the default in a third of them."""
+    """Zero signal: 24 runs of 100 updates."""
     lambdas = np.array(sorted({*LAMBDAS, 0.97}))
 
     def blocks(rng: np.random.Generator) -> Array:
@@ -353,11 +355,11 @@ def test_scores_independent_of_the_rewards_leave_it_on_the_default() -> None:
         psi = gae(Trajectories(rng.normal(size=(12, 16)), dones), gamma=0.99, gae_lambda=lambdas[:, None, None])
         return np.einsum("kte,tep->kep", psi, rng.normal(size=(12, 16, 6)))
 
-    shares = [np.mean(np.array(run(GradientAgreement(), blocks, 120, seed)) == 0.97) for seed in range(40)]
+    shares = [np.mean(np.array(run(GradientAgreement(), blocks, 100, seed)) == 0.97) for seed in range(24)]
     assert np.mean(shares) >= 0.95
 
 
-# -- auto: problems whose gradient is known exactly ----------------------------------------------------------------------
+# -- auto: problems whose gradient is known exactly ------------------------------------------------------------------
 
 
 def garnet(seed: int) -> FiniteMDP:
@@ -411,7 +413,8 @@ class Cell(NamedTuple):
         chosen = rng.integers(0, len(self.gradients), n)
         mean, square = self.sums[:, chosen].sum(axis=1) / self.lengths[chosen].sum()
         centred = self.gradients[chosen] - mean[:, None] * self.scores[chosen][:, None]
-        return (centred / np.sqrt(square - mean**2)[:, None]).swapaxes(0, 1)
+        deviations = np.sqrt(np.maximum(square - mean**2, 0.0)) + 1e-8
+        return (centred / deviations[:, None]).swapaxes(0, 1)
 
     def cosines(self, n: int) -> Array:
         """True expected cosine of a batch's gradient with the exact one, for every lambda, shape ``(n_lambdas,)``."""
@@ -464,7 +467,9 @@ def test_the_gradient_of_lambda_one_is_the_exact_one() -> None:
 
 @cache
 def chosen_after(problem: str, critic: str, n: int, default: float, seed: int, n_updates: int = 41) -> float:
-    return run(GradientAgreement(default), lambda rng: cell(problem, critic).blocks(n, rng), n_updates, seed)[-1]
+    return run(
+        GradientAgreement(default, tuple(GRID)), lambda rng: cell(problem, critic).blocks(n, rng), n_updates, seed
+    )[-1]
 
 
 @pytest.mark.parametrize("default", [0.97, 0.8, 1.0])
@@ -494,7 +499,7 @@ def test_with_an_exact_critic_lambda_goes_down_and_with_a_useless_one_it_stays_h
     assert min(chosen_after("line", "nought", 64, 0.97, seed) for seed in range(3)) >= 0.9
 
 
-# -- HOOF ----------------------------------------------------------------------------------------------------------------
+# -- HOOF ------------------------------------------------------------------------------------------------------------
 
 
 def test_weighted_importance_sampling_by_hand() -> None:
@@ -558,11 +563,11 @@ def candidate_log_probs(pays: Array, probability: Callable[[float, float], float
 def test_hoof_takes_the_best_candidate_within_the_divergence() -> None:
     data, pays = one_step_bandit()
     log: dict[str, float] = {}
-    asked = candidate_log_probs(pays, lambda each, _: 0.5 + 0.1 * each) | dict(record=log.__setitem__)
+    asked = candidate_log_probs(pays, lambda each, _: 0.5 + 0.09 * each) | dict(record=log.__setitem__)
     assert Hoof(0.5, (0.0, 0.9)).choose(batch_of(data, **asked)) == 1.0
-    weights = np.where(pays, 0.6, 0.4) / 0.5
+    weights = np.where(pays, 0.59, 0.41) / 0.5
     assert log["gradient/hoof_ess"] == pytest.approx(weights.sum() ** 2 / (weights @ weights))
-    kl_of_a_half = 0.5 * (np.expm1(np.log(1.1)) - np.log(1.1)) + 0.5 * (np.expm1(np.log(0.9)) - np.log(0.9))
+    kl_of_a_half = mean_kl(np.log(np.where(pays, 0.545, 0.455) / 0.5))
     assert Hoof(0.5, (0.0, 0.9), max_kl=kl_of_a_half * 1.01).choose(batch_of(data, **asked)) == 0.5
 
 
@@ -590,7 +595,7 @@ def test_hoof_keeps_the_default_where_all_candidates_are_alike() -> None:
     assert Hoof(0.95).choose(batch_of(data, **candidate_log_probs(pays, lambda *_: 0.55))) == 0.95
 
 
-# -- names, bounds, memory -----------------------------------------------------------------------------------------------
+# -- names, bounds, memory -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_as_it_is_typed(logs: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sb3_pg.doctor", "--algo", "vpg", "--env", ENV, "-f", str(logs), "--n-batches", "3",
-               "-o", "out"]  # fmt: skip
+    where = ["--algo", "vpg", "--env", ENV, "-f", str(logs)]
+    command = [sys.executable, "-m", "sb3_pg.doctor", *where, "--n-batches", "3", "-o", "out"]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
     )
@@ -126,8 +126,7 @@ def test_rewards_are_normalised_as_in_training(tmp_path: Path) -> None:
         (folder / "doctor.html").read_text(encoding="utf-8") for folder in (tmp_path / "out", plain / "doctor")
     )
     normalised, raw = (float(text.split("mean return ")[1].split(". ")[0]) for text in (page, plain_page))
-    assert 0 < abs(normalised - raw)
-    assert "VecNormalize" not in page
+    assert normalised != raw
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,37 @@ class PlantedSpace:
 
     def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return dict(params)
+
+
+class Shuffled(InThisProcess):
+    """Several tasks at a time, which end in a random order."""
+
+    def __init__(self, capacity: int, seed: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self._random = random.Random(seed)
+
+    def wait(self) -> list[tuple[int, Any]]:
+        self._random.shuffle(self._ended)
+        return [self._ended.pop()]
+
+
+class Killed(BaseException):
+    """Ends the process of the search, as far as the search can tell."""
+
+
+class KilledAfter(Shuffled):
+    """Two workers, and after some trainings everything is gone."""
+
+    def __init__(self, n_trainings: int) -> None:
+        super().__init__(2, seed=n_trainings)
+        self._left = n_trainings
+
+    def wait(self) -> list[tuple[int, Any]]:
+        if not self._left:
+            raise Killed
+        self._left -= 1
+        return super().wait()
 
 
 def rules(**changes: Any) -> Rules:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from planted import (
     BEST_X,
     EXPERIMENT,
+    Killed,
+    KilledAfter,
     PlantedSpace,
+    Shuffled,
     is_trap,
     journal,
     rules,
@@ -37,37 +39,6 @@ from planted import (
 )
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-class Shuffled(InThisProcess):
-    """Several tasks at a time, which end in a random order."""
-
-    def __init__(self, capacity: int, seed: int) -> None:
-        super().__init__()
-        self.capacity = capacity
-        self._random = random.Random(seed)
-
-    def wait(self) -> list[tuple[int, Any]]:
-        self._random.shuffle(self._ended)
-        return [self._ended.pop()]
-
-
-class Killed(BaseException):
-    """Ends the process of the search, as far as the search can tell."""
-
-
-class KilledAfter(Shuffled):
-    """Two workers, and after some trainings everything is gone."""
-
-    def __init__(self, n_trainings: int) -> None:
-        super().__init__(2, seed=n_trainings)
-        self._left = n_trainings
-
-    def wait(self) -> list[tuple[int, Any]]:
-        if not self._left:
-            raise Killed
-        self._left -= 1
-        return super().wait()
 
 
 class Recorder(Listener):

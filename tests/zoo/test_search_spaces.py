@@ -36,7 +36,13 @@ def raw_values(name: str, **changes: Any) -> dict[str, Any]:
         "n_steps_pow": 6,
     }
     if name == "vpg":
-        raw |= {"one_minus_gae_lambda": 0.05, "vf_learning_rate": 1e-3, "n_critic_updates": 10, "estimator": "gae"}
+        raw |= {
+            "one_minus_gae_lambda": 0.05,
+            "lambda_rule": "constant",
+            "vf_learning_rate": 1e-3,
+            "n_critic_updates": 10,
+            "estimator": "gae",
+        }
     else:
         raw |= {"baseline": "none", "estimator": "reward_to_go"}
     return raw | changes
@@ -107,7 +113,11 @@ def test_hundreds_of_environments_still_play_some_steps_each(name: str) -> None:
 
 def test_lambda_is_searched_from_zero_to_almost_one() -> None:
     study = random_study(0)
-    values = [SAMPLERS["vpg"](study.ask(), 0, 8, {})["gae_lambda"] for _ in range(600)]
+    values = []
+    for _ in range(600):
+        trial = study.ask()
+        SAMPLERS["vpg"](trial, 0, 8, {})
+        values.append(trial.user_attrs["gae_lambda"])
     assert min(values) >= 0
     assert max(values) < 1
     thirds = [sum(value < 0.9 for value in values), sum(value >= 0.99 for value in values)]
@@ -120,6 +130,29 @@ def test_the_ends_of_the_lambda_range_are_zero_and_0_999() -> None:
         trial = FixedTrial(raw_values("vpg", one_minus_gae_lambda=one_minus))
         sampled = SAMPLERS["vpg"](trial, 0, 8, {})
         assert sampled["gae_lambda"] == pytest.approx(gae_lambda)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("constant", 0.75), ("explained_variance", "explained_variance:0.75_1"), ("auto", "auto:0.75")],
+)
+def test_the_kind_of_rule_says_what_the_sampled_lambda_is(rule: str, expected: Any) -> None:
+    trial = FixedTrial(raw_values("vpg", lambda_rule=rule, one_minus_gae_lambda=0.25))
+    assert SAMPLERS["vpg"](trial, 0, 8, {})["gae_lambda"] == expected
+    assert trial.user_attrs["gae_lambda"] == 0.75
+
+
+def test_every_kind_of_rule_is_tried() -> None:
+    study = random_study(0)
+    kinds = {str(SAMPLERS["vpg"](study.ask(), 0, 8, {})["gae_lambda"]).split(":")[0] for _ in range(40)}
+    assert {"explained_variance", "auto"} < kinds
+    assert len(kinds) > 10, "the others are numbers"
+
+
+def test_a_trial_from_before_there_were_rules_is_a_constant_lambda() -> None:
+    raw = raw_values("vpg")
+    del raw["lambda_rule"]
+    assert CONVERTERS["vpg"](raw)["gae_lambda"] == pytest.approx(0.95)
 
 
 @pytest.mark.parametrize("name", NAMES)
