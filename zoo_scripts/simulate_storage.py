@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -182,7 +183,7 @@ def simulate(
     """
     cluster = VirtualCluster(n_workers, seconds)
     last = LastBegin(cluster)
-    record = StudyRecord(storage, "study", {})
+    record = StudyRecord(storage, f"simulation_{uuid.uuid4().hex}", {})
     Search(record, EXPERIMENT, {}, PlantedSpace(), rules(window, sampler), n_trials, last).run(train, cluster)
     return 1000 * cluster.busy / (n_trials * N_SEEDS), cluster.share(last.time)
 

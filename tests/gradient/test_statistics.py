@@ -172,7 +172,7 @@ def test_with_a_blind_critic_and_a_late_reward_all_lambdas_point_the_same_way() 
 
 
 def test_the_noise_scale_of_the_two_state_problem() -> None:
-    theta, n_batches, n_episodes = 0.5, 4000, 25
+    theta, n_batches, n_episodes = 0.5, 3000, 25
     mdp, policy = two_state(), two_state_policy(theta)
     rollout = sample(mdp, policy, n_batches * n_episodes, np.random.default_rng(0), n_episodes=1)
     returns = np.where(rollout.valid, rollout.rewards, 0).sum(axis=0, keepdims=True)
@@ -219,12 +219,17 @@ def known() -> Known:
 
 
 @cache
-def measured(n_batches: int = 3000, n_episodes: int = 12) -> Any:
+def measured(n_batches: int = 2000, n_episodes: int = 12) -> Any:
     """Gradients of blocks in many batches, shape ``(n_batches, n_lambdas, n_episodes, n_parameters)``."""
     k = known()
     rollout = sample(k.mdp, k.policy, n_batches * n_episodes, np.random.default_rng(3), n_episodes=1)
     c = np.stack([score_sums(k.policy, rollout, psi_of(rollout, k.values, lam, k.mdp.gamma)) for lam in LAMBDAS])
     return c.reshape(len(LAMBDAS), n_batches, n_episodes, -1).swapaxes(0, 1)
+
+
+@cache
+def moments_of_batches() -> list[Moments]:
+    return [moments(c) for c in measured()]
 
 
 def z_score(samples: Any, exact: float) -> float:
@@ -247,7 +252,7 @@ def test_the_counted_episodes_are_the_closed_recursion() -> None:
 
 
 def test_signal_bias_and_noise_are_unbiased() -> None:
-    k, found = known(), [moments(c) for c in measured()]
+    k, found = known(), moments_of_batches()
     assert worst_z([each.own for each in found], np.sum(k.means**2, axis=1)) < 4
     assert worst_z([each.cross for each in found], k.means @ k.means[-1]) < 4
     assert worst_z([each.noise for each in found], k.noise) < 4
@@ -276,7 +281,7 @@ def test_the_mean_squared_error_is_that_of_the_batches() -> None:
     distances = np.sum((measured().mean(axis=2) - k.means[-1]) ** 2, axis=2)
     exact = Moments(np.sum(k.means**2, axis=1), k.means @ k.means[-1], np.sum(k.means[-1] ** 2), k.noise)
     assert worst_z(distances, exact.mean_squared_error(n_episodes)) < 4
-    assert worst_z([moments(c).mean_squared_error(n_episodes) for c in measured()],
+    assert worst_z([each.mean_squared_error(n_episodes) for each in moments_of_batches()],
                    exact.mean_squared_error(n_episodes)) < 4  # fmt: skip
 
 
@@ -293,7 +298,7 @@ def test_the_cosine_of_many_episodes_is_the_exact_one_within_its_standard_error(
 def test_jackknife_standard_errors_are_the_spread_over_batches() -> None:
     n_episodes = 120
     c = measured().reshape(-1, 10, len(LAMBDAS), 12, measured().shape[-1]).swapaxes(1, 2)
-    groups = c.reshape(300, len(LAMBDAS), n_episodes, -1)
+    groups = c.reshape(200, len(LAMBDAS), n_episodes, -1)
 
     def scale(m: Moments) -> Any:
         return m.cosine(12)
