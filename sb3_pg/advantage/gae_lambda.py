@@ -367,7 +367,7 @@ class Hoof:
         for gae_lambda, factor in self.candidates:
             log_ratios = batch.log_probs_after(gae_lambda, factor).astype(np.float64) - before
             score, effective = weighted_importance_sampling(log_ratios, episodes, returns)
-            out = effective < self.min_ess * len(returns)
+            out = mean_kl(log_ratios) > self.max_kl or effective < self.min_ess * len(returns)
             if best is None:
                 best = score, effective, gae_lambda, factor
                 if out:
