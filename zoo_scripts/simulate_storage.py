@@ -223,7 +223,7 @@ def main() -> None:
     cases += [(100, window, "random") for window in (100, 150, 400)]
     for number, (n_workers, window, sampler) in enumerate(cases):
         journal = open_storage(str(folder / f"{number}.log"))
-        n_trials = max(4 * n_workers, arguments.trials)
+        n_trials = max(3 * n_workers, arguments.trials)
         milliseconds, share = simulate(journal, n_workers, window, minute, n_trials, sampler)
         busy.append(f"| {n_workers} | {window} | {n_trials} | {sampler} | {milliseconds:.1f} | {share:.0%} |")
         print(busy[-1], file=sys.stderr)

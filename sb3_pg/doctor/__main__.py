@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import torch as th
 
 from sb3_pg.doctor.advice import Advice, advise
@@ -62,7 +63,9 @@ def main(arguments: list[str] | None = None) -> int:
         if args.algo is None or args.env is None:
             raise ValueError("--algo and --env are needed, or --rollout with an .npz file")
         _examine_run(args)
-    except (ValueError, OSError) as error:
+    except gym.error.UnregisteredEnv as error:
+        parser.error(f"{error} --gym-packages names modules that register environments")
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
     return 0
 

@@ -23,6 +23,8 @@ from sb3_pg.schedules import as_schedule
 # A gradient of more parameters than this is told from the last layer alone: with some thirty choices of Psi and a
 # hundred groups of episodes, all layers would take more than two gigabytes.
 _MOST_PARAMETERS = 100_000
+# What the gradients are made of is kept for every step; joining the pieces takes as much again.
+_MOST_BYTES = 2**30
 # Rows that are collected at a time: enough for the work per row to be worth more than the work per call.
 _ROWS = 128
 # Steps without the end of an episode after which there is none.
@@ -94,15 +96,19 @@ def describe_training(model: Any, name: str, n_envs: int, gae_lambda: float | No
 
 
 def lambda_in_use(model: Any) -> float:
-    """The lambda that a model was training with when it was saved.
+    """The lambda that a model was training with when it was saved; of a rule, what it chose last, as it was logged.
 
-    :raises ValueError: where a rule chooses it anew for each batch, and no number is known
+    :raises ValueError: where a rule has not chosen yet
     """
     try:
         return float(as_schedule(model.gae_lambda, "gae_lambda")(model._current_progress_remaining))
     except ValueError as error:
+        logged = getattr(getattr(model, "_lambda_rules", None), "log", {})
+        if "train/gae_lambda" in logged:
+            return float(logged["train/gae_lambda"])
         raise ValueError(
-            f"gae_lambda={model.gae_lambda!r} is chosen at every update; --gae-lambda tells which one to judge"
+            f"gae_lambda={model.gae_lambda!r} is chosen at every update, and was not yet; --gae-lambda tells which one "
+            "to judge"
         ) from error
 
 
@@ -193,6 +199,8 @@ def gather(
     waiting = np.ones(n_envs, dtype=bool)
     with tqdm(total=wanted, unit="steps", disable=None if progress else True, desc="Playing") as bar:
         for piece in _pieces(model, training, bar, every_layer):
+            if not pieces:
+                _check_memory(piece, wanted)
             pieces.append(piece)
             dones: NDArray[np.bool_] = piece[1]
             n_rows, n_ended = n_rows + len(dones), n_ended + int(dones.sum())
@@ -209,6 +217,16 @@ def gather(
                     "terminates, or has a time limit"
                 )
     return _join(pieces, last_row or n_rows, "all layers" if every_layer else "the last layer")
+
+
+def _check_memory(piece: tuple[Any, ...], n_steps: int) -> None:
+    arrays = {id(array): array for each in piece[5] for array in each if array is not None}
+    needed = sum(array.nbytes for array in arrays.values()) / piece[0].size * n_steps
+    if needed > _MOST_BYTES:
+        raise ValueError(
+            f"{n_steps} steps would take {needed / 2**30:.1f} GiB of memory, and twice that for a moment; at most "
+            f"{_MOST_BYTES / 2**30:.1f} GiB are accepted: --last-layer, or a smaller --n-batches"
+        )
 
 
 def _pieces(model: OnPolicyAlgorithm, training: Training, bar: Any, every_layer: bool) -> Iterator[tuple[Any, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 from sb3_pg.doctor.advice import describe, steps
 from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, LambdaCurve
-from sb3_pg.doctor.mistakes import compute
+from sb3_pg.doctor.mistakes import right_advantages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,13 +201,10 @@ def draw_rollout(rollout: StrangersRollout, n_steps: int = 300) -> bytes | None:
     """
     if rollout.advantages is None or rollout.gae_lambda is None:
         return None
-    given, right = rollout.advantages, compute(rollout, rollout.gae_lambda)
-    known = np.isfinite(right)
-    if not known.any():
+    given = rollout.advantages
+    right = right_advantages(rollout, given, rollout.gae_lambda)
+    if not np.isfinite(right).any():
         return None
-    # On one scale: what they were divided by and shifted is told in words
-    spread = float(right[known].std())
-    right = (right - right[known].mean()) * (float(given.std()) / spread if spread > 0 else 1.0) + given.mean()
     difference = np.nan_to_num(np.abs(given - right))
     worst_step, worst = np.unravel_index(difference.argmax(), difference.shape)
     first = max(0, min(int(worst_step) - n_steps // 2, len(given) - n_steps))

@@ -142,6 +142,13 @@ def compute(rollout: StrangersRollout, gae_lambda: float, variant: Variant = Var
     return np.where(spoilt, np.nan, advantages)
 
 
+def right_advantages(rollout: StrangersRollout, advantages: Array, gae_lambda: float) -> Array:
+    """The right advantages on the scale of those in the file: multiplied and shifted like these, if that is known."""
+    fit = _best(_fits(rollout, advantages, (gae_lambda,), 0.0, affine=True))
+    right = compute(rollout, gae_lambda)
+    return right if fit is None else fit.factor * right + fit.shift
+
+
 def _next_values(rollout: StrangersRollout, variant: Variant) -> Array:
     values, dones, limits = rollout.values, rollout.dones, rollout.truncated
     assert values is not None

@@ -16,7 +16,7 @@ from sb3_pg.doctor.advice import Advice, describe, steps
 from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Diagnosis
 from sb3_pg.doctor.figures import compose, draw_panels, draw_rollout
-from sb3_pg.doctor.mistakes import compute
+from sb3_pg.doctor.mistakes import right_advantages
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -142,11 +142,11 @@ def _rollout_numbers(rollout: StrangersRollout) -> Iterator[tuple[Any, ...]]:
     """Advantages of the file and the right ones, step by step."""
     if rollout.advantages is None or rollout.gae_lambda is None:
         return
-    right = compute(rollout, rollout.gae_lambda)
+    right = right_advantages(rollout, rollout.advantages, rollout.gae_lambda)
     for (step, env_index), value in np.ndenumerate(rollout.advantages):
         at = f"step {step} of environment {env_index}"
         yield "advantage_in_file", at, value, ""
-        yield "advantage_right_unscaled", at, right[step, env_index], ""
+        yield "advantage_right", at, right[step, env_index], ""
 
 
 def head(title: str) -> str:

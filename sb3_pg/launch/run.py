@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
+from heapq import heapify, heappop, heappush
 from itertools import count
 from types import TracebackType
 from typing import Any, Protocol
@@ -41,40 +41,45 @@ def run_all(
     backend: Backend,
     on_result: Callable[[Outcome[Task, Value]], Iterable[Task] | None],
     on_rerun: Callable[[Task, str], None] | None = None,
+    order: Callable[[Task], float] = lambda _: 0,
     max_reruns: int = MAX_RERUNS,
 ) -> None:
     """
-    Carry out tasks, in the order in which they are given as far as the backend has room, until none is left.
+    Carry out tasks until none is left.
 
-    A task whose process dies (out of memory, killed, a node that went away) is started again, before all that still
-    wait. An exception of the function is a result, and the caller decides what it means.
+    A task whose process dies (out of memory, killed, a node that went away) is started again. An exception of the
+    function is a result, and the caller decides what it means.
 
     :param function: carries out one task; importable by name, since it is sent to other processes
     :param tasks: what to carry out; picklable
     :param backend: where; entered by the caller
     :param on_result: called in this process with each :class:`Outcome` as it comes in, in no certain order; the tasks
-        that it returns are carried out before those that still wait. What it raises ends the run
+        that it returns are carried out, too. What it raises ends the run
     :param on_rerun: called with a task and the reason before it is started again
+    :param order: of the tasks that wait for a free place the one with the smallest number is started next; of equals
+        the one that was given first
     :param max_reruns: how often a task is started again before its outcome is ``lost``
     """
-    waiting = deque((task, 0) for task in tasks)
-    running: dict[int, tuple[Task, int]] = {}
+    ages = count()
+    waiting = [(order(task), next(ages), task, 0) for task in tasks]
+    heapify(waiting)
+    running: dict[int, tuple[float, int, Task, int]] = {}
     keys = count()
     while waiting or running:
         while waiting and len(running) < backend.capacity:
-            task, runs = waiting.popleft()
+            rank, age, task, runs = heappop(waiting)
             key = next(keys)
-            running[key] = task, runs + 1
+            running[key] = rank, age, task, runs + 1
             backend.start(key, function, task)
         for key, end in backend.wait():
-            task, runs = running.pop(key)
+            rank, age, task, runs = running.pop(key)
             if isinstance(end, Lost) and runs <= max_reruns:
                 if on_rerun is not None:
                     on_rerun(task, end.why)
-                waiting.appendleft((task, runs))
+                heappush(waiting, (rank, age, task, runs))
                 continue
-            further = on_result(_outcome(task, runs, end)) or ()
-            waiting.extendleft((task, 0) for task in reversed(list(further)))
+            for further in on_result(_outcome(task, runs, end)) or ():
+                heappush(waiting, (order(further), next(ages), further, 0))
 
 
 def _outcome(task: Task, runs: int, end: Any) -> Outcome[Task, Any]:

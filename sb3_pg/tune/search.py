@@ -137,10 +137,11 @@ class Search:
                 self._rank(trial)
         under_way = [trial.number for trial in self.record.trials if trial.state is TrialState.RUNNING]
         tasks = [*self._next_seeds(under_way), *self._advance()]
-        run_all(train, tasks, backend, self._take, self._listener.rerun)
+        # The oldest trial first: new ones wait for its end
+        run_all(train, tasks, backend, self._take, self._listener.rerun, order=lambda task: float(task.candidate))
 
     def _take(self, outcome: Outcome[SeedTask, SeedResult]) -> list[SeedTask]:
-        """Take in a result; return what to train next, the same trial's next seed first."""
+        """Take in a result; return what to train next."""
         task = outcome.task
         assert isinstance(task.candidate, int)
         if outcome.error is not None:

@@ -140,6 +140,14 @@ def test_lambda_by_explained_variance_goes_from_one_bound_to_the_other() -> None
         assert chosen == pytest.approx([expected] * 5, abs=0.01)
 
 
+def test_what_is_explained_is_the_discounted_return() -> None:
+    rewards, dones = np.random.default_rng(0).normal(size=(60, 3)), np.zeros((60, 3), bool)
+    dones[9::10] = True
+    data = Trajectories(rewards, dones, values=discounted_sums(rewards, 0.7, dones))
+    assert ExplainedVariance().choose(batch_of(data, gamma=0.7)) == pytest.approx(0.8)
+    assert ExplainedVariance().choose(batch_of(data, gamma=0.2)) > 0.82
+
+
 def test_lambda_by_explained_variance_follows_a_mean_with_a_memory() -> None:
     rng, rule = np.random.default_rng(0), ExplainedVariance(0.0, 1.0, memory=0.5)
     shares = [1.0, 0.0, 0.0]

@@ -195,9 +195,14 @@ def test_centred_advantages_have_less_variance() -> None:
 
 
 def test_the_discount_of_states_weighs_late_steps_less() -> None:
-    found = diagnose(played(), training(state_discount=True))
-    expected = expected_gradient(MDP, POLICY, "gae", gae_lambda=0.9, values=WRONG, state_discount=True)
-    assert within(found.signal.value, expected @ expected, found.signal.standard_error)
+    found = diagnose(played(), training(state_discount=True, gamma=0.5)).signal
+    mdp = dataclasses.replace(MDP, gamma=0.5)
+    right, wrong = (
+        expected_gradient(mdp, POLICY, "gae", gae_lambda=0.9, values=WRONG, state_discount=each)
+        for each in (True, False)
+    )
+    assert within(found.value, right @ right, found.standard_error)
+    assert not within(found.value, wrong @ wrong, found.standard_error)
 
 
 def test_without_a_critic_there_is_no_lambda() -> None:

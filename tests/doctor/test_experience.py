@@ -45,18 +45,23 @@ def test_episodes_are_whole() -> None:
     assert [len(factors.delta) for factors in found.factors] == [found.rewards.size] * len(found.factors)
 
 
-def test_no_episode_is_preferred_for_being_short() -> None:
+def test_no_episode_is_preferred_for_being_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experience, "_ROWS", 1)  # short pieces, so that many episodes are open at the end
     mdp = short_or_long(12)
-    env = VectorEnvAdapter(FiniteMDPVectorEnv(64, mdp))
-    model = tiny(env, n_steps=20, policy_kwargs=dict(net_arch=[]))
+    env = VectorEnvAdapter(FiniteMDPVectorEnv(400, mdp))
+    model = tiny(env, n_steps=12, policy_kwargs=dict(net_arch=[]))
     with th.no_grad():
         for parameter in model.policy.action_net.parameters():
             parameter[:] = 0.0
-    _, found = gathered(model, 4)
+    _, found = gathered(model, 2)
     lengths = np.bincount(found.episodes[found.valid])
     share = float(np.mean(lengths == 1))
     assert set(lengths) == {1, 12}
     assert abs(share - 0.5) < 4 * np.sqrt(0.25 / len(lengths))
+    # All that have ended by then would be too many short ones
+    ended = found.dones.sum()
+    short = (found.dones & (found.times == 0)).sum()
+    assert short / ended - 0.5 > 6 * np.sqrt(0.25 / ended)
 
 
 def test_values_are_those_of_the_critic() -> None:
@@ -160,6 +165,12 @@ def test_a_task_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         gathered(model)
 
 
+def test_more_memory_than_there_may_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experience, "_MOST_BYTES", 2**10)
+    with pytest.raises(ValueError, match=r"64 steps would take 0\.0 GiB .*: --last-layer, or a smaller --n-batches"):
+        gathered(tiny())
+
+
 def test_algorithms_that_cannot_be_read_are_refused() -> None:
     box = spaces.Box(-1, 1, (3,), np.float32)
     for model in (
@@ -186,9 +197,17 @@ def test_the_lambda_in_use_is_the_schedules_last() -> None:
     model.learn(16)
     assert lambda_in_use(model) == pytest.approx(0.5)
     assert describe_training(model, "", 1, 0.7).gae_lambda == 0.7
-    model.gae_lambda = "auto"
-    with pytest.raises(ValueError, match="gae_lambda='auto' is chosen at every update; --gae-lambda tells"):
+
+
+def test_the_lambda_in_use_is_what_a_rule_chose_last() -> None:
+    model = tiny(gae_lambda="length:0.5", n_steps=32)
+    with pytest.raises(ValueError, match=r"gae_lambda='length:0\.5' is chosen at every update, and was not yet"):
         lambda_in_use(model)
+    model.learn(32)
+    assert 0 < lambda_in_use(model) < 1
+    training, found = gathered(model)
+    assert training.gae_lambda == lambda_in_use(model)
+    assert diagnose(found, training).n_episodes > 7
 
 
 def test_settings_are_read_from_the_model() -> None:

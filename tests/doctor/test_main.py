@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg import REINFORCE, VPG
+from sb3_pg.doctor import page
 from sb3_pg.doctor.__main__ import main
 
 ENV = "LineWorld-v0"
@@ -57,6 +59,12 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
         main(arguments)
     assert stopped.value.code == 2
     return capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.fixture(autouse=True)
+def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than everything else, and have their own tests."""
+    monkeypatch.setattr(page, "draw_panels", lambda _: {})
 
 
 @pytest.fixture(scope="module")
@@ -122,10 +130,8 @@ def test_rewards_are_normalised_as_in_training(tmp_path: Path) -> None:
         assert doctor(tmp_path / "logs", "-o", str(tmp_path / "out")) == 0
     plain = save_run(tmp_path / "plain", n_steps=32)
     assert doctor(tmp_path / "plain") == 0
-    page, plain_page = (
-        (folder / "doctor.html").read_text(encoding="utf-8") for folder in (tmp_path / "out", plain / "doctor")
-    )
-    normalised, raw = (float(text.split("mean return ")[1].split(". ")[0]) for text in (page, plain_page))
+    texts = [(folder / "doctor.html").read_text(encoding="utf-8") for folder in (tmp_path / "out", plain / "doctor")]
+    normalised, raw = (float(text.split("mean return ")[1].split(". ")[0]) for text in texts)
     assert normalised != raw
 
 
@@ -136,6 +142,7 @@ def test_rewards_are_normalised_as_in_training(tmp_path: Path) -> None:
         (dict(env="LineWorld-v1"), "Runs: "),
         (dict(folder="nowhere"), "has none"),
         (dict(algo="dqn"), "DQN with DQNPolicy cannot be examined; accepted are on-policy"),
+        (dict(more=["--gym-packages", "no_such_package"]), "No module named 'no_such_package'"),
         (dict(more=["--exp-id", "9"]), f"has {ENV}_1, {ENV}_2"),
         (dict(more=["--load-best"]), "No model found for vpg"),
         (dict(more=["--load-checkpoint", "77"]), "rl_model_77_steps.zip"),
@@ -153,6 +160,17 @@ def test_what_is_not_there_is_named(
     folder = logs if "folder" not in change else logs / change["folder"]
     arguments = ["--algo", change.get("algo", "vpg"), "--env", change.get("env", ENV), "-f", str(folder)]
     assert message in error_of(capsys, [*arguments, *change.get("more", [])])
+
+
+def test_an_environment_that_nobody_registered_is_named(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = tmp_path / "vpg" / "Strange-v0_1"
+    shutil.copytree(logs / "vpg" / f"{ENV}_1", strange)
+    (strange / f"{ENV}.zip").rename(strange / "Strange-v0.zip")
+    found = error_of(capsys, ["--algo", "vpg", "--env", "Strange-v0", "-f", str(tmp_path)])
+    assert "Strange" in found
+    assert "--gym-packages names modules that register environments" in found
 
 
 def test_a_run_or_a_rollout_is_needed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,15 +54,24 @@ def test_no_more_tasks_run_at_a_time_than_the_backend_takes() -> None:
     assert backend.most_at_a_time == 3
 
 
-def test_a_result_can_ask_for_more_and_that_goes_first() -> None:
+def test_a_result_can_ask_for_more_which_waits_for_its_turn() -> None:
     backend = Mortal()
+    more = {"a": [("a1", 0), ("a2", 0)]}
+    run_all(name_of, [("a", 0), ("b", 0)], backend, lambda outcome: more.get(str(outcome.value)))
+    assert [name for name, _ in backend.started] == ["a", "b", "a1", "a2"]
+
+
+def test_an_order_decides_what_is_started_next() -> None:
+    backend = Mortal()
+    more = {"b": [("a", 0), ("d", 0)]}
     run_all(
         name_of,
-        [("a", 0), ("b", 0)],
+        [("c", 1), ("b", 0), ("e", 0)],
         backend,
-        lambda outcome: [("a1", 0), ("a2", 0)] if outcome.value == "a" else None,
+        lambda outcome: more.get(str(outcome.value)),
+        order=lambda task: ord(task[0]),
     )
-    assert [name for name, _ in backend.started] == ["a", "a1", "a2", "b"]
+    assert [name for name, _ in backend.started] == ["b", "a", "c", "c", "d", "e"]
 
 
 def test_what_the_receiver_raises_ends_the_run() -> None:
