@@ -1,6 +1,8 @@
 # Needs Python >= 3.10 with pip, and make; everything else is installed into $(VENV).
 #   make train   trains CartPole-v1 and says where the agent, the log and the learning curve are
 #   make test    runs the tests
+#   make reproduce STUDY=cartpole   trains what a study is missing and writes its page (STUDY=all: every study)
+#   make benchmark                  the same for VPG against A2C, PPO and TRPO
 # Another interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -13,13 +15,16 @@ ALGO ?= vpg
 ENV ?= CartPole-v1
 LOGS ?= logs
 TRAIN_FLAGS ?= --seed 1 --eval-freq 10000 -P
+STUDY ?= all
+WORKERS ?= 1
+STUDY_FLAGS ?=
 
 CODE := sb3_pg startup build_backend hyperparams zoo_scripts tests
 # What an installation depends on: nothing is installed again before one of these changes.
 INSTALLED_FROM := setup.cfg pyproject.toml $(CONSTRAINTS) $(wildcard build_backend/*.py startup/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test pytest expensive format lint type clean
+.PHONY: help train reproduce benchmark test pytest expensive format lint type clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -27,6 +32,13 @@ help:
 train: $(VENV)/.installed
 	$(BIN)/python -m rl_zoo3.train --algo $(ALGO) --env $(ENV) -f $(LOGS) $(TRAIN_FLAGS)
 	@$(BIN)/python zoo_scripts/show_run.py --algo $(ALGO) --env $(ENV) -f $(LOGS)
+
+# The figures of several environments need the extra `plots`, which the tests have, too.
+reproduce: $(VENV)/.installed-tests
+	OMP_NUM_THREADS=1 $(BIN)/python zoo_scripts/reproduce.py $(STUDY) --workers $(WORKERS) $(STUDY_FLAGS)
+
+benchmark:
+	$(MAKE) reproduce STUDY=benchmark
 
 test: pytest
 

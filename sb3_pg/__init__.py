@@ -4,8 +4,9 @@ from pathlib import Path
 
 import sb3_pg.envs  # noqa: F401  registers LineWorld-v0, GridWorld-v0 and CartPoleSwingUp-v0 with Gymnasium
 from sb3_pg.reinforce import REINFORCE
+from sb3_pg.tunable import TunableA2C, TunablePPO, TunableTRPO
 from sb3_pg.vpg import VPG
 
 __version__ = (Path(__file__).parent / "version.txt").read_text().strip()
 
-__all__ = ["REINFORCE", "VPG", "__version__"]
+__all__ = ["REINFORCE", "VPG", "TunableA2C", "TunablePPO", "TunableTRPO", "__version__"]

@@ -1,4 +1,4 @@
-"""What VPG's parameters may be, checked once before anything is built."""
+"""What the parameters of VPG, and lambda of the hosts, may be; checked once before anything is built."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from sb3_pg.advantage.gae_lambda import GradientAgreement, LambdaRule, Scheduled
 from sb3_pg.lambda_rules import as_lambda_rule
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.buffer import TrajectoryBuffer
+from sb3_pg.rollout.tunable_buffer import TunableBuffer
 from sb3_pg.schedules import as_schedule, check_schedule, interval
 
 if TYPE_CHECKING:
+    from sb3_pg.tunable import TunableLambda
     from sb3_pg.vpg import VPG
 
 POLICY_LOSSES = ("vanilla", "importance", "clipped")
@@ -70,6 +72,7 @@ def check_parameters(model: VPG) -> None:
     :param model: with its parameters set as attributes, before its networks are built
     """
     _check_numbers(model)
+    _check_schedules(model)
     _check_choices(model)
     _check_policy_class(model)
     _check_estimator_and_baseline(model)
@@ -95,11 +98,62 @@ def _check_numbers(model: VPG) -> None:
         value = getattr(model, name)
         if value is not None and not (_is_number(value) and value > 0):
             raise ValueError(f"{name}={value!r} must be None or a number above 0")
+
+
+def _check_schedules(model: VPG) -> None:
     for name, (low, high) in SCHEDULE_BOUNDS.items():
         value = getattr(model, name)
-        optional = value is None and name in ("vf_learning_rate", "critic_gae_lambda")
-        if not (optional or (name in _LAMBDAS and _is_rule(value, name))):
+        if value is None and name in ("vf_learning_rate", "critic_gae_lambda"):
+            continue
+        if name in _LAMBDAS:
+            check_lambda_parameter(value, name)
+        else:
             check_schedule(value, name, low, high)
+
+
+def check_lambda_parameter(value: Any, name: str) -> LambdaRule:
+    """Turn what the user gave for lambda into a rule, or raise ValueError.
+
+    :param value: a number, a schedule, the name of a rule, or a rule
+    :param name: the parameter's name
+    """
+    rule = as_lambda_rule(value, name)
+    if isinstance(rule, Scheduled):
+        check_schedule(value, name, *SCHEDULE_BOUNDS[name])
+    return rule
+
+
+def check_tunable(model: TunableLambda) -> LambdaRule:
+    """The rule for lambda of a host's algorithm; ValueError where the host or its buffer cannot do what it asks for.
+
+    :param model: with its parameters set as attributes
+    """
+    rule, given = check_lambda_parameter(model.gae_lambda, "gae_lambda"), f"gae_lambda={model.gae_lambda!r}"
+    if isinstance(rule, Scheduled):
+        return rule
+    buffer_class: Any = model.rollout_buffer_class
+    if not (buffer_class is None or (isinstance(buffer_class, type) and issubclass(buffer_class, TunableBuffer))):
+        raise ValueError(
+            f"{given} is chosen for each batch, and rollout_buffer_class={buffer_class!r} asks no rule; "
+            "accepted are a number, a schedule, or subclasses of TunableRolloutBuffer and TunableDictRolloutBuffer in "
+            "sb3_pg.rollout.tunable_buffer"
+        )
+    if hasattr(rule, "learning_rate_factor"):
+        raise ValueError(
+            f"{given} tries and scales steps of an optimizer that is the actor's alone, and {type(model).__name__} has "
+            "none; accepted are a number, a schedule, 'length:ALPHA', 'explained_variance', 'auto', or an object with "
+            "a method choose(batch) and without learning_rate_factor"
+        )
+    _check_last_layer(rule, given, model.use_sde)
+    return rule
+
+
+def _check_last_layer(rule: LambdaRule, given: str, use_sde: bool) -> None:
+    if isinstance(rule, GradientAgreement) and use_sde:
+        raise ValueError(
+            f"{given} needs the gradient of the policy's last layer, which with use_sde=True is not all that "
+            "depends on the features; accepted are use_sde=False, or another rule"
+        )
 
 
 def _check_policy_class(model: VPG) -> None:
@@ -210,11 +264,7 @@ def _check_lambda_rules(model: VPG) -> None:
                 f"{given} judges the policy gradients of GAE, and estimator={model.estimator!r} makes no use of "
                 "lambda; accepted are estimator='gae' or a callable, or a number for the critic's target"
             )
-        if isinstance(rule, GradientAgreement) and model.use_sde:
-            raise ValueError(
-                f"{given} needs the gradient of the policy's last layer, which with use_sde=True is not all that "
-                "depends on the features; accepted are use_sde=False, or another rule"
-            )
+        _check_last_layer(rule, given, model.use_sde)
 
 
 def _check_optimizers(model: VPG) -> None:

@@ -133,12 +133,23 @@ def _weights(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
     return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
+@contextmanager
+def put_back(policy: ActorCriticPolicy) -> Iterator[None]:
+    """Put what an optimizer's step changes back to what it was, whatever happens inside; gradients are gone then."""
+    snapshot = _Snapshot(policy)
+    try:
+        yield
+    finally:
+        snapshot.restore()
+
+
 class _Snapshot:
-    """Weights, buffers and optimizer states as they are now."""
+    """Weights, buffers, optimizer states and learning rates as they are now."""
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._optimizers = _optimizers(policy)
         self._states = [{weight: {**state} for weight, state in o.state.items()} for o in self._optimizers]
+        self._rates = [[group["lr"] for group in o.param_groups] for o in self._optimizers]
         tensors = [weight.detach() for optimizer in self._optimizers for weight in _weights(optimizer)]
         tensors += policy.buffers()
         states = [state for states in self._states for state in states.values()]
@@ -157,9 +168,11 @@ class _Snapshot:
                 copies = th.split(flat, [tensor.numel() for tensor in tensors])
                 for tensor, copy in zip(tensors, copies, strict=True):
                     tensor.copy_(copy.reshape(tensor.shape))
-        for optimizer, states in zip(self._optimizers, self._states, strict=True):
+        for optimizer, states, rates in zip(self._optimizers, self._states, self._rates, strict=True):
             optimizer.state.clear()
             optimizer.state.update(states)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
             optimizer.zero_grad()
 
 

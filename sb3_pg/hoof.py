@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_pg.advantage.estimators import Array
+from sb3_pg.faults import put_back
 from sb3_pg.policies import evaluate_log_probs
 from sb3_pg.rollout.buffer import Samples, pieces
 
@@ -36,24 +35,3 @@ def log_probs_after(policy: ActorCriticPolicy, samples: Samples, factor: float, 
             group["lr"] = group["lr"] * factor
         step()
         return log_probs(policy, samples)
-
-
-@contextmanager
-def put_back(policy: ActorCriticPolicy) -> Iterator[None]:
-    """Put weights, buffers and the state of ``policy.optimizer`` back to what they were, whatever happens inside."""
-    optimizer = policy.optimizer
-    state = {weight: copy.deepcopy(kept) for weight, kept in optimizer.state.items()}
-    rates = [group["lr"] for group in optimizer.param_groups]
-    tensors = [*policy.parameters(), *policy.buffers()]
-    copies = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        with th.no_grad():
-            for tensor, before in zip(tensors, copies, strict=True):
-                tensor.copy_(before)
-        optimizer.state.clear()
-        optimizer.state.update(state)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        optimizer.zero_grad()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pg.advantage.estimators import Array, Trajectories, gae
+from sb3_pg.advantage.estimators import Array, Trajectories
 from sb3_pg.advantage.gae_lambda import (
     RULES,
     GradientProducts,
@@ -20,11 +21,13 @@ from sb3_pg.advantage.gae_lambda import (
 )
 from sb3_pg.gradient.per_episode import Factors, gradients_from_factors, output_layer, split_episodes
 from sb3_pg.gradient.statistics import moments
-from sb3_pg.hoof import log_probs, log_probs_after
+from sb3_pg.hoof import log_probs
 from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer
+from sb3_pg.rollout.tunable_buffer import TunableBuffer
 from sb3_pg.schedules import ScheduleLike, as_schedule
 
 if TYPE_CHECKING:
+    from sb3_pg.tunable import TunableLambda
     from sb3_pg.vpg import VPG
 
 LambdaLike = ScheduleLike | LambdaRule
@@ -66,7 +69,7 @@ def as_lambda_rule(value: Any, name: str) -> LambdaRule:
 class LambdaRules:
     """The rules of one model. What they learn from a batch counts when the update is complete, and not before.
 
-    :ivar log: keys and values to log when it is
+    :ivar log: keys and values to log when it is; those of the last batch stay with a saved model
     """
 
     def __init__(self) -> None:
@@ -123,7 +126,7 @@ class LambdaRules:
         self._asked = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_kept": self._kept, "_asked": {}, "log": {}}
+        return {"_kept": self._kept, "_asked": {}, "log": self.log}
 
 
 def mean_lambda(gae_lambda: float | Array, trajectories: Trajectories) -> float:
@@ -131,29 +134,54 @@ def mean_lambda(gae_lambda: float | Array, trajectories: Trajectories) -> float:
     return gae_lambda if isinstance(gae_lambda, float) else float(np.mean(gae_lambda[trajectories.valid]))
 
 
-def lambda_batch(model: VPG, buffer: TrajectoryBuffer, trajectories: Trajectories, rules: LambdaRules) -> LambdaBatch:
+def choose_lambdas(
+    model: VPG | TunableLambda, buffer: TrajectoryBuffer | TunableBuffer, trajectories: Trajectories
+) -> tuple[float | Array, float | Array]:
+    """Lambda of the advantages, and of the critic's target; numbers, or arrays of one for each step.
+
+    :param model: whose policy collected the batch, and whose rules are asked; what they chose is noted in their log
+    :param buffer: holds the batch
+    :param trajectories: the same with what stands after each step
+    :raises ValueError: see :meth:`LambdaRules.choose`
+    """
+    rules = model._lambda_rules
+    rules.begin()
+    batch = lambda_batch(model, buffer, trajectories, rules)
+    gae_lambda = rules.choose("gae_lambda", model.gae_lambda, batch)
+    batch.record("train/gae_lambda", mean_lambda(gae_lambda, trajectories))
+    own = getattr(model, "critic_gae_lambda", None)
+    if own is not None:
+        critic_lambda = rules.choose("critic_gae_lambda", own, batch)
+    else:
+        critic_lambda = rules.of_the_critic(gae_lambda)
+    if critic_lambda is not gae_lambda and getattr(model, "baseline", "value") == "value":
+        batch.record("train/critic_gae_lambda", mean_lambda(critic_lambda, trajectories))
+    return gae_lambda, critic_lambda
+
+
+def lambda_batch(
+    model: VPG | TunableLambda,
+    buffer: TrajectoryBuffer | TunableBuffer,
+    trajectories: Trajectories,
+    rules: LambdaRules,
+) -> LambdaBatch:
     """What the rules are told of the batch in a buffer; everything but the trajectories is computed when it is asked.
 
     :param model: whose policy collected it
+    :param buffer: holds the batch
+    :param trajectories: the same with what stands after each step
     :param rules: whose log is written
     """
-    kept: list[Samples] = []
 
+    @cache
     def samples() -> Samples:
-        if not kept:
-            kept.append(buffer.samples(trajectories.values))
-        return kept[0]
+        return buffer.samples(trajectories.values)
 
     def products(advantages: Array) -> GradientProducts | None:
         return _gradient_products(model, trajectories, samples(), advantages)
 
     def after(gae_lambda: float | Array, factor: float) -> Array:
-        advantages = gae(trajectories, gamma=model.gamma, gae_lambda=gae_lambda)
-        weighted = buffer.samples(model._policy_weights(advantages))._replace(old_log_prob=before())
-        return log_probs_after(model.policy, weighted, factor, lambda: model._take_actor_step(weighted))
-
-    def before() -> Any:
-        return model._old_log_probs(samples())
+        return model._log_probs_after(trajectories, gae_lambda, factor)
 
     return LambdaBatch(
         trajectories=trajectories,
@@ -167,7 +195,7 @@ def lambda_batch(model: VPG, buffer: TrajectoryBuffer, trajectories: Trajectorie
 
 
 def _gradient_products(
-    model: VPG, trajectories: Trajectories, samples: Samples, advantages: Array
+    model: VPG | TunableLambda, trajectories: Trajectories, samples: Samples, advantages: Array
 ) -> GradientProducts | None:
     """See :class:`~sb3_pg.advantage.gae_lambda.GradientProducts`.
 
@@ -179,9 +207,9 @@ def _gradient_products(
         return None
     psi = advantages[:, trajectories.valid]
     psi = psi - psi.mean(axis=1, keepdims=True)
-    if model.normalize_advantage in (True, "batch"):
+    if getattr(model, "normalize_advantage", False) in (True, "batch"):
         psi /= psi.std(axis=1, keepdims=True) + 1e-8
-    if model.state_discount:
+    if getattr(model, "state_discount", False):
         psi = psi * model.gamma ** trajectories.times[trajectories.valid]
     inputs, delta = output_layer(model.policy, samples.observations, samples.actions)
     factors = [Factors(delta, inputs), Factors(delta)]

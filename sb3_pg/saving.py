@@ -103,7 +103,22 @@ class SavingMixin(OnPolicyAlgorithm):
         if reset_num_timesteps:
             self._loaded_state = None
         if self._loaded_state is None:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            started = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        else:
+            started = self._set_up_resuming(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        # SB3 leaves it where the last learn() ended until the first update, and the first batch's lambda comes before
+        if self._total_timesteps:
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        return started
+
+    def _set_up_resuming(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback,
+        reset_num_timesteps: bool,
+        tb_log_name: str,
+        progress_bar: bool,
+    ) -> tuple[int, BaseCallback]:
         state, differences = _unpack(self._loaded_state)
         if state is not None:
             differences += self._restore_environments(state)
@@ -120,7 +135,7 @@ class SavingMixin(OnPolicyAlgorithm):
         self._loaded_state = None
         if differences:
             words = "Training goes on, but not to the bit as it would have without the interruption"
-            warnings.warn(f"{words}: {'; '.join(differences)}", UserWarning, stacklevel=6)
+            warnings.warn(f"{words}: {'; '.join(differences)}", UserWarning, stacklevel=7)
         return total, callbacks
 
     def _restore_environments(self, state: State) -> list[str]:

@@ -21,10 +21,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
-from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, get_estimator, lambda_returns, standardize
+from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, gae, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_arguments, check_bounds, check_parameters
 from sb3_pg.faults import TrainingError, collecting, updating
-from sb3_pg.lambda_rules import LambdaLike, LambdaRules, lambda_batch, mean_lambda
+from sb3_pg.hoof import log_probs_after
+from sb3_pg.lambda_rules import LambdaLike, LambdaRules, choose_lambdas
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
@@ -307,8 +308,10 @@ class VPG(SavingMixin):
             buffer.values[:] = 0.0
             buffer.next_values = np.zeros_like(buffer.values)
         trajectories = buffer.trajectories(q_values)
+        buffer.advantages = buffer.returns = buffer.values  # a rule that asks the policy needs complete samples
         with np.errstate(over="ignore", invalid="ignore"):
-            gae_lambda, critic_lambda = self._choose_lambdas(buffer, trajectories)
+            gae_lambda, critic_lambda = choose_lambdas(self, buffer, trajectories)
+            buffer.gae_lambda = gae_lambda  # type: ignore[assignment]
             psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
             self._check_psi(psi, buffer)
             buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
@@ -318,25 +321,6 @@ class VPG(SavingMixin):
                 buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
         buffer.check_estimates("advantages")
         buffer.check_estimates("returns")
-
-    def _choose_lambdas(
-        self, buffer: TrajectoryBuffer, trajectories: Trajectories
-    ) -> tuple[float | Array, float | Array]:
-        """Lambda of the advantages, and of the critic's target; numbers, or arrays of one for each step."""
-        rules = self._lambda_rules
-        rules.begin()
-        buffer.advantages = buffer.returns = buffer.values  # a rule that asks the policy needs complete samples
-        batch = lambda_batch(self, buffer, trajectories, rules)
-        gae_lambda = rules.choose("gae_lambda", self.gae_lambda, batch)
-        buffer.gae_lambda = gae_lambda  # type: ignore[assignment]
-        batch.record("train/gae_lambda", mean_lambda(gae_lambda, trajectories))
-        if self.critic_gae_lambda is not None:
-            critic_lambda = rules.choose("critic_gae_lambda", self.critic_gae_lambda, batch)
-        else:
-            critic_lambda = rules.of_the_critic(gae_lambda)
-        if self.baseline == "value" and critic_lambda is not gae_lambda:
-            batch.record("train/critic_gae_lambda", mean_lambda(critic_lambda, trajectories))
-        return gae_lambda, critic_lambda
 
     def _check_psi(self, psi: Any, buffer: TrajectoryBuffer) -> None:
         shape = buffer.rewards.shape
@@ -543,10 +527,17 @@ class VPG(SavingMixin):
                 means[name] += share * term.item()
         return means
 
-    def _take_actor_step(self, samples: Samples) -> None:
-        """One step of the actor's optimizer on the whole batch; what a lambda rule tries, and takes back."""
-        loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
-        self._step(self.policy.optimizer, loss)
+    def _log_probs_after(self, trajectories: Trajectories, gae_lambda: float | Array, factor: float) -> Array:
+        """See :class:`~sb3_pg.advantage.gae_lambda.LambdaBatch`: what one step on the whole batch would lead to."""
+        advantages = gae(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
+        samples = self.rollout_buffer.samples(self._policy_weights(advantages))
+        samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+
+        def step() -> None:
+            loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
+            self._step(self.policy.optimizer, loss)
+
+        return log_probs_after(self.policy, samples, factor, step)
 
     def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
         """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""

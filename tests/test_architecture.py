@@ -15,8 +15,9 @@ PACKAGE = ROOT / "sb3_pg"
 # From the top down: a room imports from its own line and from the lines below. "sb3_pg" is __init__.py.
 LAYERS = (
     {"train", "enjoy"},
-    {"study", "tune", "doctor"},
-    {"launch", "zoo"},
+    {"study"},
+    {"tune", "doctor"},
+    {"launch", "zoo", "drawing"},
     {"sb3_pg"},
     {"reinforce", "tunable", "vpg", "checks", "lambda_rules"},
     {
@@ -46,7 +47,7 @@ OUTSIDE = {
     "losses": {"torch"},
 }
 ONLY_IN = {
-    "rl_zoo3": {"zoo", "train", "enjoy", "tune", "doctor"},
+    "rl_zoo3": {"zoo", "train", "enjoy", "study", "tune", "doctor"},
     "optuna": {"zoo", "tune", "study"},
     "ray": {"launch"},
 }

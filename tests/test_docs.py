@@ -60,6 +60,8 @@ RUNS: list[tuple[str, dict[str, Any]]] = [
     ("LineWorld-v0", {}),
     ("LineWorld-v0", dict(algorithm=REINFORCE)),
     ("LineWorld-v0", dict(joint_optimizer=True)),
+    ("LineWorld-v0", dict(gae_lambda="auto")),
+    ("LineWorld-v0", dict(gae_lambda="hoof")),
     ("LineWorld-v0", dict(estimator="q_minus_v")),
     ("CartPoleSwingUp-v0", dict(policy_loss="clipped", n_epochs=3, batch_size=8, target_kl=0.01)),
 ]
@@ -157,7 +159,16 @@ def test_the_citation_is_of_this_version() -> None:
 
 @pytest.mark.parametrize(
     ("name", "mark"),
-    [("README.md", "results"), ("docs/performance.md", "benchmark"), ("docs/reliability.md", "faults")],
+    [
+        ("README.md", "results"),
+        ("docs/performance.md", "benchmark"),
+        ("docs/reliability.md", "faults"),
+        ("docs/gradients.md", "cost"),
+        ("docs/lambda.md", "cost"),
+        ("docs/lambda.md", "judged"),
+        ("docs/lambda.md", "doctor"),
+        ("docs/lambda.md", "study"),
+    ],
 )
 def test_the_tables_that_scripts_write_have_their_place(name: str, mark: str) -> None:
     assert re.search(rf"^<!-- {mark} -->$.*^<!-- /{mark} -->$", page(name), re.MULTILINE | re.DOTALL)

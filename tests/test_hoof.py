@@ -13,7 +13,8 @@ from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, ti
 
 from sb3_pg.advantage.estimators import gae
 from sb3_pg.advantage.gae_lambda import Hoof, segment_returns, weighted_importance_sampling
-from sb3_pg.hoof import log_probs, log_probs_after, put_back
+from sb3_pg.faults import put_back
+from sb3_pg.hoof import log_probs, log_probs_after
 from sb3_pg.lambda_rules import LambdaRules, lambda_batch
 
 

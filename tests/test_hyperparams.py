@@ -16,6 +16,7 @@ from torch import nn  # noqa: F401  (policy_kwargs may name it, as in RL Zoo)
 import sb3_pg  # noqa: F401  (registers LineWorld-v0 and the others)
 from sb3_pg import REINFORCE, VPG
 from sb3_pg.schedules import as_schedule
+from sb3_pg.zoo import HOSTS
 
 with warnings.catch_warnings():
     # SWIG warns while it builds Box2D's types; turned into an error there, the warning crashes the interpreter.
@@ -141,6 +142,14 @@ def test_every_block_says_where_its_numbers_come_from(name: str, block: str) -> 
     assert PROVENANCE.search(provenance)
     if re.match(r"prototype runs, \w\d[:,]", provenance):
         assert re.search(r"\d[kM] steps, .*\bseed", provenance)
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_the_few_blocks_of_the_hosts_algorithms_say_it_too(name: str) -> None:
+    text = (HYPERPARAMS / f"{name}.yml").read_text(encoding="utf-8")
+    for block in yaml.safe_load(text):
+        assert block in gym.registry
+        assert re.search("Provenance: (A2C post|lecture)", comment_above(text, block))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

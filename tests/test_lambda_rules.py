@@ -140,6 +140,12 @@ def test_every_rule_trains_wherever_a_number_does(rule: str, kind: dict[str, Any
     assert 0 <= model.logger.name_to_value["train/gae_lambda"] <= 1
 
 
+def test_a_schedule_begins_again_with_another_training() -> None:
+    model = tiny(gae_lambda="lin_0.9_0.5").learn(64).learn(16)
+    assert model.logger.name_to_value["train/gae_lambda"] == pytest.approx(0.9)
+    model.learn(0)
+
+
 def test_images_and_a_policy_with_methods_of_its_own_can_be_tuned_too() -> None:
     class Own(ActorCriticPolicy):
         def get_distribution(self, obs: Any) -> Any:

@@ -1,10 +1,14 @@
-"""Measure what GradientStatisticsCallback costs beside an update, and write it into docs/gradients.md.
+"""Measure what GradientStatisticsCallback, "auto" and "hoof" cost beside an update; write it into the documentation.
 
     python zoo_scripts/gradient_cost.py              # CartPole-v1 and HalfCheetah-v5, 30 repeats
     python zoo_scripts/gradient_cost.py --repeats 5
 
-Networks of 2 x 64 units, batches of 2048 steps (8 environments), one thread. Everything is measured once in each
-repeat, in turn, so that a machine whose speed drifts slows all of it; medians.
+Networks of 2 x 64 units, batches of 2048 steps (8 environments in this process), one thread. The time is the process's
+own, so that other programs on the machine are not counted (but their share of its caches is). Everything is measured
+once in each repeat, in turn, so that a machine whose speed drifts slows all of it; medians.
+
+"auto" and "hoof" are the whole difference between estimating a batch's advantages with the rule and with a number, with
+the critic's target, which then needs a recursion of its own.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 
 import argparse
-import re
 import statistics
 import time
 from collections import defaultdict
@@ -23,64 +26,80 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.env_util import make_vec_env
+from tables import put_between_marks
 from tqdm import tqdm
 
 from sb3_pg import VPG
 from sb3_pg.gradient.callbacks import batch_statistics, read_batch
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "gradients.md"
-MARKS = ("<!-- cost -->", "<!-- /cost -->")
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 N_ENVS, N_STEPS = 8, 256
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Milliseconds that a call takes."""
-    start = time.perf_counter()
+    """Milliseconds of this process's time that a call takes."""
+    start = time.process_time()
     function()
-    return 1e3 * (time.perf_counter() - start)
+    return 1e3 * (time.process_time() - start)
 
 
 def measure(env_id: str, repeats: int) -> dict[str, float]:
-    """Median milliseconds of collecting, updating, and of the statistics."""
-    model = VPG("MlpPolicy", make_vec_env(env_id, n_envs=N_ENVS, seed=0), n_steps=N_STEPS, seed=0, device="cpu")
+    """Median milliseconds of collecting, updating, the statistics, and of what rules add."""
+    env = make_vec_env(env_id, n_envs=N_ENVS, seed=0)
+    model = VPG("MlpPolicy", env, n_steps=N_STEPS, seed=0, device="cpu", gae_lambda="auto")
     _, callback = model._setup_learn(10**9)
     times = defaultdict(list)
     for _ in tqdm(range(repeats + 1), desc=env_id):
-        times["collecting"].append(
-            timed(lambda: model.collect_rollouts(model.env, callback, model.rollout_buffer, N_STEPS))
-        )
+        times["collecting"].append(timed(lambda: model.collect_rollouts(env, callback, model.rollout_buffer, N_STEPS)))
         for name, all_layers in (("last layer", False), ("all layers", True)):
             times[name].append(
                 timed(lambda every=all_layers: batch_statistics(model, read_batch(model), all_layers=every))
             )
+        for gae_lambda in (
+            0.97,
+            "hoof",
+            "auto",
+        ):  # the update that follows keeps what "auto" has learned from the batch
+            model.gae_lambda = gae_lambda
+            times[str(gae_lambda)].append(timed(lambda: model._estimate_advantages(model.rollout_buffer)))
         times["update"].append(timed(model.train))
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
-    """The numbers as Markdown; shares are of collecting and updating together, for the callback's every=10."""
-    lines = [
+def tables(results: dict[str, dict[str, float]]) -> tuple[str, str]:
+    """The numbers as Markdown: of the callback, as shares for its every=10, and of rules, which work at every update.
+
+    Shares are those of collecting and updating together, without all of these.
+    """
+    of_the_callback = [
         "| milliseconds | collecting 2048 steps | update | last layer | all layers | every tenth update, last / all |",
         "|---|---|---|---|---|---|",
     ]
+    of_rules = [
+        "| milliseconds | collecting 2048 steps | update | `auto` adds | share | `hoof` adds | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for env_id, ms in results.items():
-        whole = ms["collecting"] + ms["update"]
+        added = ms["auto"] - ms["0.97"]
+        collecting = ms["collecting"] - added
+        whole = collecting + ms["update"]
         shares = " / ".join(f"{10 * ms[name] / whole:.1f} %" for name in ("last layer", "all layers"))
-        cells = [f"{ms[name]:.1f}" for name in ("collecting", "update", "last layer", "all layers")]
-        lines.append(f"| {env_id} | {' | '.join(cells)} | {shares} |")
-    return "\n".join(lines)
+        first = f"| {env_id} | {collecting:.1f} | {ms['update']:.1f} |"
+        of_the_callback.append(f"{first} {ms['last layer']:.1f} | {ms['all layers']:.1f} | {shares} |")
+        extra = (added, ms["hoof"] - ms["0.97"])
+        of_rules.append(f"{first} {' | '.join(f'{each:.1f} | {100 * each / whole:.1f} %' for each in extra)} |")
+    return "\n".join(of_the_callback), "\n".join(of_rules)
 
 
 def main() -> None:
-    """Measure, print, and write the table."""
+    """Measure, print, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30)
     args = parser.parse_args()
-    text = table({env_id: measure(env_id, args.repeats) for env_id in ("CartPole-v1", "HalfCheetah-v5")})
-    print(text)
-    page = PAGE.read_text(encoding="utf-8")
-    between = f"{MARKS[0]}\n\n{text}\n\n{MARKS[1]}"
-    PAGE.write_text(re.sub(f"{MARKS[0]}.*{MARKS[1]}", lambda _: between, page, flags=re.DOTALL), encoding="utf-8")
+    found = tables({env_id: measure(env_id, args.repeats) for env_id in ("CartPole-v1", "HalfCheetah-v5")})
+    for page, text in zip(("gradients.md", "lambda.md"), found, strict=True):
+        print(text)
+        put_between_marks(DOCS / page, "cost", f"\n{text}\n")
 
 
 if __name__ == "__main__":

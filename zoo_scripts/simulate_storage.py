@@ -1,18 +1,21 @@
 """How many workers one search keeps busy, for each kind of storage. The tables go into docs/scaling.md.
 
     python zoo_scripts/simulate_storage.py
-    python zoo_scripts/simulate_storage.py --storage PostgreSQL=postgresql+psycopg2://me@host/studies
 
-Nothing is trained: a training is a random duration on a clock of its own. Everything else is real: sb3_pg.tune's
-search, Optuna's samplers, the storage. While the search is busy with one result, others wait for it, on that clock too.
+First, the calls of real storages are timed: a journal file, SQLite, PostgreSQL (a server of its own, where it is
+installed), and what Optuna's gRPC proxy adds to the storage behind it. What counts is the time until a call returns,
+the disk included, but not the time in which something else has the processor. Then thousands of workers are simulated.
+A training is a random duration on a clock of its own, and a call of a storage takes what was measured; the search,
+Optuna's samplers and the copy of the study in memory are real, and take the processor time that they need. While the
+search is busy with one result, others wait for it, on that clock too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import heapq
-import re
-import shutil
+import os
 import sys
 import tempfile
 import time
@@ -21,12 +24,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from storage_servers import IN_MEMORY, NotInstalledError, grpc_proxy, postgresql
+from tables import put_between_marks
 
 from sb3_pg.launch import InThisProcess
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
@@ -35,9 +40,9 @@ from sb3_pg.tune.search import Listener, Rules, Search
 from sb3_pg.tune.storage import open_storage
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
-MARKS = ("<!-- storage -->", "<!-- /storage -->")
 EXPERIMENT = Experiment("planted", "Planted-v0", n_timesteps=1000, n_evaluations=10)
 N_SEEDS = 5
+MINUTE = 60.0
 N_PARAMETERS = 12  # as many as vpg's search space has
 
 
@@ -60,42 +65,157 @@ def train(task: SeedTask) -> SeedResult:
     return SeedResult(task.seed, tuple(float(value) for value in 100 * task.block["x0"] + noise))
 
 
+class Cost(NamedTuple):
+    """
+    What a storage takes.
+
+    :param call: seconds of a call that writes, on average
+    :param calls: how many a trial makes
+    """
+
+    call: float = 0.0
+    calls: float = 0.0
+
+    @property
+    def of_a_training(self) -> float:
+        """Milliseconds."""
+        return 1000 * self.call * self.calls / N_SEEDS
+
+
+class Simulated(NamedTuple):
+    """
+    What a simulation came to.
+
+    :param milliseconds: that the search was busy for each training
+    :param share: of the workers' time that was training, up to the begin of the last trial
+    """
+
+    milliseconds: float
+    share: float
+
+
+CALLS = ("create_new_trial", "set_trial_intermediate_value", "set_trial_user_attr", "set_trial_state_values")
+
+
+class TimedStorage:
+    """
+    Measures how long what a search asks of a storage takes.
+
+    :param real: the storage
+    :param clock: gives seconds
+    """
+
+    def __init__(self, real: BaseStorage, clock: Callable[[], float]) -> None:
+        self.real = real
+        self.calls = 0
+        self.seconds = 0.0
+        self._clock = clock
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.real, name)
+        if name not in CALLS:
+            return found
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = self._clock()
+            result = found(*args, **kwargs)
+            self.seconds += self._clock() - begin
+            self.calls += 1
+            return result
+
+        return timed
+
+
+def undisturbed() -> float:
+    """Seconds of a clock that stands still while this thread could run, but something else does."""
+    return time.perf_counter() - waited(Path("/proc/thread-self"))
+
+
+def waited(task: Path) -> float:
+    """Seconds in which a thread could have run, but something else did (Linux; 0 elsewhere)."""
+    with contextlib.suppress(OSError):
+        return int((task / "schedstat").read_text().split()[1]) / 1e9
+    return 0.0
+
+
+def waited_by_postgresql(pid: int) -> float:
+    """The same of those processes of a server that answer; a storage asks for them one after the other."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    answering = [number for number in children if "studies" in Path(f"/proc/{number}/cmdline").read_text()]
+    return sum(waited(Path("/proc", number)) for number in answering)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of all threads of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class ChargedStorage(InMemoryStorage):
+    """
+    Adds up what another storage would have taken.
+
+    :param cost: of that storage
+    """
+
+    def __init__(self, cost: Cost) -> None:
+        super().__init__()
+        self._cost = cost
+        self.charged = 0.0
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in CALLS:
+            self.charged += self._cost.call
+        return super().__getattribute__(name)
+
+
 class VirtualCluster(InThisProcess):
     """
     Workers on a clock of their own.
 
     :param n_workers: how many
     :param seconds: mean duration of a training
+    :param storage: what its calls take is on that clock, too
     """
 
-    def __init__(self, n_workers: int, seconds: float) -> None:
+    def __init__(self, n_workers: int, seconds: float, storage: ChargedStorage) -> None:
         super().__init__()
         self.capacity = n_workers
         self._seconds = seconds
+        self._storage = storage
         self._rng = np.random.default_rng(0)
         self._running: list[tuple[float, int]] = []
-        self._last_return = time.perf_counter()
+        self._values: dict[int, Any] = {}
+        self._last_return = self._now()
         self._spans: list[tuple[float, float]] = []
         self.clock = 0.0
         self.busy = 0.0
 
+    def _now(self) -> float:
+        """What the search and its storage have taken so far."""
+        return time.process_time() + self._storage.charged
+
     def start(self, key: int, function: Callable[[Any], Any], task: Any) -> None:
         """Begin a training, at what the clock is after the work of the search so far."""
+        before = self._now()
         super().start(key, function, task)
-        begin = self.clock + time.perf_counter() - self._last_return
+        self._last_return += self._now() - before  # that is not the search's work
+        begin = self.clock + self._now() - self._last_return
         end = begin + self._seconds * float(self._rng.lognormal(-0.125, 0.5))
         self._spans.append((begin, end))
         heapq.heappush(self._running, (end, key))
 
     def wait(self) -> list[tuple[int, Any]]:
         """Go to the end of the next training, or to now, if the search was busy for longer."""
-        busy = time.perf_counter() - self._last_return
+        busy = self._now() - self._last_return
         self.busy += busy
         end, key = heapq.heappop(self._running)
         self.clock = max(self.clock + busy, end)
-        index = next(index for index, (other, _) in enumerate(self._ended) if other == key)
-        self._last_return = time.perf_counter()
-        return [self._ended.pop(index)]
+        self._values.update(self._ended)
+        self._ended.clear()
+        value = self._values.pop(key)
+        self._last_return = self._now()
+        return [(key, value)]
 
     def share(self, until: float) -> float:
         """Share of the workers' time up to some time that was training."""
@@ -166,75 +286,142 @@ def operations() -> str:
     return "\n".join(lines)
 
 
-def simulate(
-    storage: BaseStorage, n_workers: int, window: int, seconds: float, n_trials: int, sampler: str
-) -> tuple[float, float]:
+def measure(
+    address: str, n_trials: int, clock: Callable[[], float], of_server: Callable[[], float] = lambda: 0.0
+) -> Cost:
     """
-    Search with many workers.
+    Time what a search asks of a storage.
 
-    :param storage: where the study is kept
+    :param address: of the storage
+    :param n_trials: trials of the study
+    :param clock: what a call takes
+    :param of_server: what is to be added, as a clock that runs while a server works
+    """
+    storage = TimedStorage(open_storage(address), clock)
+    record = StudyRecord(storage, "measured", {})  # type: ignore[arg-type]
+    storage.calls, storage.seconds = 0, 0.0
+    begin = of_server()
+    Search(record, EXPERIMENT, {}, PlantedSpace(), rules(8, "random"), n_trials).run(train, InThisProcess())
+    seconds = storage.seconds + of_server() - begin
+    close(storage.real)
+    return Cost(seconds / storage.calls, storage.calls / n_trials)
+
+
+def close(storage: BaseStorage) -> None:
+    """Leave a server that is about to end."""
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+    elif isinstance(storage, GrpcStorageProxy):
+        storage.close()
+
+
+def measure_all(folder: Path, n_trials: int) -> dict[str, Cost]:
+    """The storages of this machine; PostgreSQL where it is installed."""
+    costs = {"journal file": measure(str(folder / "study.log"), n_trials, undisturbed)}
+    costs["SQLite"] = measure(f"sqlite:///{folder}/study.db", n_trials, undisturbed)
+    try:
+        with postgresql(fsync=True) as server:
+            pid = server.pid
+            costs["PostgreSQL"] = measure(server.address, n_trials, undisturbed, lambda: -waited_by_postgresql(pid))
+    except NotInstalledError as error:
+        print(f"left out: {error}", file=sys.stderr)
+    with grpc_proxy(IN_MEMORY) as server:  # both sides only compute: what they take is their processor time
+        proxy = measure(server.address, n_trials, time.process_time, lambda: processor_time(server.pid))
+    for name in ("journal file", "PostgreSQL"):
+        if name in costs:
+            costs[f"gRPC proxy of {name}"] = Cost(costs[name].call + proxy.call, proxy.calls)
+    return costs
+
+
+def simulate(cost: Cost, n_workers: int, window: int, sampler: str, n_trials: int) -> Simulated:
+    """
+    Search with many workers, whose trainings take a minute on average.
+
+    :param cost: what calls of the storage take
     :param n_workers: number of workers
     :param window: trials under way at a time
-    :param seconds: mean duration of a training
-    :param n_trials: trials of the study
     :param sampler: Optuna's
-    :return: milliseconds that the search was busy for each training, and the share of the workers' time that was
-        training, up to the begin of the last trial
+    :param n_trials: trials of the study
     """
-    cluster = VirtualCluster(n_workers, seconds)
+    storage = ChargedStorage(cost)
+    cluster = VirtualCluster(n_workers, MINUTE, storage)
     last = LastBegin(cluster)
     record = StudyRecord(storage, f"simulation_{uuid.uuid4().hex}", {})
     Search(record, EXPERIMENT, {}, PlantedSpace(), rules(window, sampler), n_trials, last).run(train, cluster)
-    return 1000 * cluster.busy / (n_trials * N_SEEDS), cluster.share(last.time)
+    return Simulated(1000 * cluster.busy / (n_trials * N_SEEDS), cluster.share(last.time))
 
 
-def storages(folder: Path, others: list[str]) -> dict[str, BaseStorage]:
-    """Those that need no server, and those of the command line."""
-    found: dict[str, BaseStorage] = {"memory alone": InMemoryStorage()}
-    found["journal file"] = open_storage(str(folder / "study.log"))
-    found["SQLite"] = open_storage(f"sqlite:///{folder}/study.db")
-    for other in others:
-        name, _, address = other.partition("=")
-        found[name] = open_storage(address)
-    return found
+def measured_table(costs: Mapping[str, Cost], own: float) -> str:
+    """Milliseconds of each storage, and the workers at which the search is busy all the time."""
+    lines = [
+        "| storage | ms a call | ms a training | workers that it can serve: trainings of 1 min | of 10 min |",
+        "|---|---|---|---|---|",
+    ]
+    for name, cost in costs.items():
+        most = 1000 * MINUTE / (cost.of_a_training + own)
+        lines.append(
+            f"| {name} | {1000 * cost.call:.1f} | {cost.of_a_training:.1f} | {round_down(most):,} "
+            f"| {round_down(10 * most):,} |"
+        )
+    return "\n".join(lines)
+
+
+def round_down(number: float) -> int:
+    """To two digits: more are not known."""
+    step = 10 ** max(len(str(int(number))) - 2, 0)
+    return int(number) // step * step
+
+
+def simulated_table(costs: Mapping[str, Cost], workers: list[int]) -> str:
+    """Share of the workers' time that is training, for each storage."""
+    lines = ["| storage | " + " | ".join(f"{n:,} workers" for n in workers) + " |", "|---" * (len(workers) + 1) + "|"]
+    for name in ("journal file", "PostgreSQL", "gRPC proxy of PostgreSQL"):
+        if name in costs:
+            found = [simulate(costs[name], n, 2 * n, "random", 3 * n) for n in workers]
+            lines.append(f"| {name} | " + " | ".join(f"{one.share:.0%}" for one in found) + " |")
+            print(lines[-1], file=sys.stderr)
+    return "\n".join(lines)
+
+
+def rules_table(cost: Cost) -> str:
+    """What the window and the sampler cost, with one storage."""
+    lines = [
+        "| workers | window | trials | sampler | ms a training | workers' time that is training |",
+        "|---|---|---|---|---|---|",
+    ]
+    cases = [(100, window, "random") for window in (100, 150, 200, 400)] + [(n, 2 * n, "tpe") for n in (20, 100, 300)]
+    for n_workers, window, sampler in cases:
+        n_trials = 3 * n_workers if sampler == "tpe" else 1000
+        found = simulate(cost, n_workers, window, sampler, n_trials)
+        lines.append(
+            f"| {n_workers} | {window} | {n_trials} | {sampler} | {found.milliseconds:.1f} | {found.share:.0%} |"
+        )
+        print(lines[-1], file=sys.stderr)
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", nargs="*", default=[], metavar="NAME=ADDRESS", help="other storages")
-    parser.add_argument("--trials", type=int, default=200, help="trials of each search with few workers")
-    parser.add_argument("--workers", type=int, nargs="*", default=[10, 100, 1000], help="numbers of workers")
+    parser.add_argument("--trials", type=int, default=60, help="trials of which each storage is timed")
+    parser.add_argument("--workers", type=int, nargs="*", default=[100, 1000, 4000], help="numbers of workers")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = Path(tempfile.mkdtemp(prefix="simulate_storage_"))
-    minute = 60.0
-    rows = ["| storage | ms a training | workers that trainings of 1 min keep busy | of 10 min |", "|---|---|---|---|"]
-    for name, storage in storages(folder, arguments.storage).items():
-        milliseconds, _ = simulate(storage, 8, 16, minute, arguments.trials, "random")
-        most = 1000 * minute / milliseconds
-        rows.append(f"| {name} | {milliseconds:.1f} | {most:,.0f} | {10 * most:,.0f} |")
-        print(rows[-1], file=sys.stderr)
-    busy = [
-        "| workers | window | trials | sampler | ms a training | workers' time that is training |",
-        "|---|---|---|---|---|---|",
-    ]
-    cases = [(n, 2 * n, sampler) for n in arguments.workers for sampler in ("tpe", "random")]
-    cases += [(100, window, "random") for window in (100, 150, 400)]
-    for number, (n_workers, window, sampler) in enumerate(cases):
-        journal = open_storage(str(folder / f"{number}.log"))
-        n_trials = max(3 * n_workers, arguments.trials)
-        milliseconds, share = simulate(journal, n_workers, window, minute, n_trials, sampler)
-        busy.append(f"| {n_workers} | {window} | {n_trials} | {sampler} | {milliseconds:.1f} | {share:.0%} |")
-        print(busy[-1], file=sys.stderr)
-    shutil.rmtree(folder)
-    printed = "\n\n".join(
-        [operations(), "\n".join(rows), "\n".join(busy), f"Printed by `python {' '.join(sys.argv)}`."]
+    with tempfile.TemporaryDirectory(prefix="simulate_storage_") as folder:
+        costs = measure_all(Path(folder), arguments.trials)
+    own = simulate(Cost(), 100, 200, "random", 300).milliseconds
+    note = (
+        f"One search alone, without a storage, needs {own:.1f} ms a training. A training takes a minute on average in "
+        "the last two tables (log-normal, between 20 s and 2.5 min for 95 % of them), window and trials of the third "
+        "are twice and three times the number of workers, the fourth is with a journal file. All on one machine, "
+        "servers included. "
+        f"Printed by `python {' '.join(['zoo_scripts/simulate_storage.py', *sys.argv[1:]])}`."
     )
+    tables = [operations(), measured_table(costs, own), simulated_table(costs, arguments.workers)]
+    printed = "\n\n".join([*tables, rules_table(costs["journal file"]), note])
     print(printed)
-    if PAGE.exists():
-        pattern = re.compile(f"{MARKS[0]}.*?{MARKS[1]}", re.DOTALL)
-        PAGE.write_text(pattern.sub(lambda _: f"{MARKS[0]}\n{printed}\n{MARKS[1]}", PAGE.read_text()))
+    put_between_marks(PAGE, "storage", printed)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,11 @@ def _about_the_batch(diagnosis: Diagnosis) -> Advice:
             "policy is near an optimum, or rewards say hardly anything about its actions yet, or far more data is "
             "needed: take a larger --n-batches to tell these apart.",
         )
-    spread = f"(between {steps(low)} and {steps(high)})" if math.isfinite(high) else f"(at least {steps(low)})"
+    spread = (
+        f"(between {steps(low).removesuffix(' steps')} and {steps(high)})"
+        if math.isfinite(high)
+        else f"(at least {steps(low)})"
+    )
     facts = (
         f"One batch of {batch:.0f} steps gives a gradient whose cosine with the true one is about "
         f"{float(diagnosis.cosine.value[0]):.2f}. The noise scale is {steps(scale)} {spread}"
@@ -80,7 +85,7 @@ def _about_the_batch(diagnosis: Diagnosis) -> Advice:
             f"{facts}: a batch repeats what a part of it knows. A smaller one, down to the noise scale, makes more "
             "updates from as many steps.",
         )
-    return Advice("good", "The batch fits", f"{facts}: of the size of the batch, which is a fair trade.")
+    return Advice("good", "The batch fits", f"{facts}, within a factor of ten of the batch: a fair trade.")
 
 
 def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
@@ -91,12 +96,12 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
             "Lambda cannot be judged",
             f"Without a gradient above the noise no lambda can be preferred. Keep {own:g}.",
         )
-    index = int(np.flatnonzero(np.isclose(curve.lambdas, own))[0])
+    index = _index(curve, own)
     best, good = float(curve.lambdas[curve.best]), curve.lambdas[curve.good]
-    loss = float(curve.cosine.value[curve.best] - curve.cosine.value[index])
+    other = "" if index == curve.best else f", {own:g} has {curve.cosine.value[index]:.2f}"
     numbers = (
-        f"The best of the grid is {best:g} (cosine {curve.cosine.value[curve.best]:.2f} with the true gradient, "
-        f"{own:g} has {curve.cosine.value[index]:.2f}); {good.min():g} to {good.max():g} cannot be told from it."
+        f"The best of the grid is {best:g} (cosine {curve.cosine.value[curve.best]:.2f} with the true gradient"
+        f"{other}); {good.min():g} to {good.max():g} cannot be told from it."
     )
     if len(good) > len(curve.lambdas) / 2:
         numbers += " A larger --n-batches would tell more of them apart."
@@ -104,13 +109,35 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
         return Advice(
             "good", f"Lambda for GAE: {best:g}", f"{numbers} estimator={diagnosis.training.estimator!r} uses none."
         )
-    if curve.good[index] or loss < _WORTH_CHANGING:
+    if curve.good.all():
+        return Advice("unknown", f"Lambda: nothing better than {own:g} was found", numbers)
+    if recommended_lambda(diagnosis) == own:
         return Advice("good", f"Lambda {own:g} is fine", numbers)
     if own > best:
         return Advice(
             "bad", f"Lambda too high: {own:g}", f"{numbers} Lower it: the critic is good enough to be trusted earlier."
         )
     return Advice("bad", f"Lambda too low: {own:g}", f"{numbers} Raise it: the critic's errors turn the gradient.")
+
+
+def _index(curve: LambdaCurve, gae_lambda: float) -> int:
+    return int(np.flatnonzero(np.isclose(curve.lambdas, gae_lambda))[0])
+
+
+def recommended_lambda(diagnosis: Diagnosis, among: Iterable[float] | None = None) -> float:
+    """The lambda to train with: the one in use, unless another is measurably better, and by enough to matter.
+
+    :param among: lambdas to choose from, of those that were measured; all of them when not given
+    """
+    curve, own = diagnosis.curve, round(diagnosis.training.gae_lambda, 6)
+    if curve is None or not (diagnosis.signal_is_clear and np.isfinite(curve.cosine.value).any()):
+        return own
+    index = _index(curve, own)
+    loss = curve.cosine.value[curve.best] - curve.cosine.value[index]
+    if curve.good[index] or loss < _WORTH_CHANGING:
+        return own
+    allowed = np.isin(curve.lambdas, list(among)) if among is not None else np.ones(len(curve.lambdas), dtype=bool)
+    return float(curve.lambdas[np.nanargmax(np.where(allowed, curve.cosine.value, np.nan))])
 
 
 def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
@@ -131,7 +158,10 @@ def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
             return Advice("bad", "The critic is not yet worth using", f"{facts} {help_it}")
         return Advice("unknown", "Whether the critic helps cannot be told", facts)
     value, error = float(gain.value[0]), float(gain.standard_error[0])
-    compared = f"The best cosine with it is {value:+.2f} (standard error {error:.2f}) against the best without it."
+    compared = (
+        f"The best cosine with it is {'higher' if value >= 0 else 'lower'} by {abs(value):.2f} (standard error "
+        f"{error:.2f}) than the best without it."
+    )
     if value < -2 * error or (explained <= 0 and value < 2 * error):
         return Advice(
             "bad",

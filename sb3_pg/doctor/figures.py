@@ -12,12 +12,11 @@ from sb3_pg.doctor.advice import describe, steps
 from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, LambdaCurve
 from sb3_pg.doctor.mistakes import right_advantages
+from sb3_pg.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREEN, GREY = "#1f5fa8", "#d1701f", "#2f8f4e", "#8a8a8a"
 
 Panel = Callable[["Axes", Diagnosis], None]
 
@@ -82,6 +81,7 @@ def draw_estimators(axes: Axes, diagnosis: Diagnosis) -> None:
         axes.text(1.04 * right, height, text, fontsize=6.5, va="center")
     axes.axvline(0, color=GREY, lw=0.8)
     axes.set_xlim(min(float((cosines - errors).min()), 0), 1.6 * right)
+    axes.set_xticks([tick for tick in axes.get_xticks() if axes.get_xlim()[0] <= tick <= min(1.04 * right, 1.0)])
     axes.set(title="Estimators and baselines", xlabel="cosine with the true gradient (blue: critic)")
 
 
@@ -170,7 +170,7 @@ def draw_panels(diagnosis: Diagnosis) -> dict[str, bytes]:
 
 
 def _draw(diagnosis: Diagnosis, panel: Panel, left: float) -> Figure:
-    figure = _new_figure((5.4, 3.8))
+    figure = new_figure((5.4, 3.8))
     # Places that are given take a fifth of the time of places that matplotlib finds
     panel(figure.add_axes((left, 0.16, 0.97 - left, 0.74)), diagnosis)
     return figure
@@ -209,7 +209,7 @@ def draw_rollout(rollout: StrangersRollout, n_steps: int = 300) -> bytes | None:
     worst_step, worst = np.unravel_index(difference.argmax(), difference.shape)
     first = max(0, min(int(worst_step) - n_steps // 2, len(given) - n_steps))
     rows = np.arange(first, min(first + n_steps, len(given)))
-    figure = _new_figure((11, 3.6))
+    figure = new_figure((11, 3.6))
     axes = figure.add_axes((0.07, 0.15, 0.92, 0.75))
     for number, end in enumerate(rows[rollout.dones[rows, worst]]):
         axes.axvline(end + 0.5, color=GREY, lw=0.8, ls=":", label="end of an episode" if number == 0 else None)
@@ -218,17 +218,3 @@ def draw_rollout(rollout: StrangersRollout, n_steps: int = 300) -> bytes | None:
     axes.set(title=f"Advantages of environment {worst}", xlabel="step of the rollout", ylabel="advantage")
     axes.legend(fontsize=7)
     return to_png(figure)
-
-
-def _new_figure(size: tuple[float, float]) -> Figure:
-    # Without pyplot: there may be no screen, and a user's figures are left alone
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=size)
-
-
-def to_png(figure: Figure, dpi: int = 100) -> bytes:
-    """A figure's bytes."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
-    return stream.getvalue()

@@ -307,7 +307,8 @@ def _judge_scale(fit: Fit, advantages: Array) -> list[Finding]:
 
 
 def _right(name: str, formula: str, fit: Fit, rollout: StrangersRollout) -> Finding:
-    notes = [f"{name.capitalize()} match {formula} to {fit.error:.1g} of their largest deviation"]
+    how_well = f"to {fit.error:.1g} of their largest deviation" if fit.error else "exactly"
+    notes = [f"{name.capitalize()} match {formula} {how_well}"]
     if fit.coverage < 1:
         notes.append(
             f"on {fit.coverage:.0%} of the steps; the others depend on values at time limits, which terminal_values or "

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -18,7 +17,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from sb3_pg.advantage.estimators import Array, standardize, times_in_episode
 from sb3_pg.gradient.per_episode import Blocks, block_gradients, split_episodes
 from sb3_pg.gradient.statistics import GradientStatistics, explained_variance, gradient_statistics
-from sb3_pg.rollout.buffer import TrajectoryBuffer
+from sb3_pg.rollout.buffer import TrajectoryBuffer, samples_in_order
 from sb3_pg.threads import one_thread_if_small
 
 # With fewer segments of episodes than this the rollout is cut into smaller blocks, about twice as many.
@@ -72,19 +71,8 @@ def _from_host(buffer: RolloutBuffer) -> tuple[PyTorchObs, th.Tensor, NDArray[np
     starts = np.asarray(buffer.episode_starts, dtype=bool)
     dones = np.zeros_like(starts)
     dones[:-1] = starts[1:]
-    device = buffer.device
-
-    def flat(array: NDArray[Any]) -> th.Tensor:
-        return th.as_tensor(array.reshape(-1, *array.shape[2:]), device=device)
-
-    stored: Any = buffer.observations
-    observations: PyTorchObs = (
-        {key: flat(part) for key, part in stored.items()} if isinstance(stored, dict) else flat(stored)
-    )
-    actions = flat(buffer.actions)
-    if isinstance(buffer.action_space, spaces.Discrete):
-        actions = actions.long().flatten()
-    return observations, actions, dones, times_in_episode(dones)
+    samples = samples_in_order(buffer, buffer.advantages)
+    return samples.observations, samples.actions, dones, times_in_episode(dones)
 
 
 def _weights(model: OnPolicyAlgorithm, valid: NDArray[np.bool_]) -> Array:

@@ -442,12 +442,14 @@ def _rows(observations: PyTorchObs, actions: th.Tensor, rows: slice | th.Tensor)
 @contextmanager
 def _as_it_acts(policy: ActorCriticPolicy) -> Iterator[None]:
     """Evaluation mode, and afterwards the mode and the distribution that the policy had before."""
-    was_training = policy.training
+    was_training = policy.training  # after a rollout it is not, and going through all modules costs a millisecond
     kept: dict[str, Any] = dict(vars(policy.action_dist))
-    policy.set_training_mode(False)
+    if was_training:
+        policy.set_training_mode(False)
     try:
         yield
     finally:
-        policy.set_training_mode(was_training)
+        if was_training:
+            policy.set_training_mode(True)
         vars(policy.action_dist).clear()
         vars(policy.action_dist).update(kept)

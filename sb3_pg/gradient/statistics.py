@@ -110,20 +110,30 @@ def moments(
     if n_blocks < least:
         raise ValueError(f"gradients has {n_blocks} blocks; at least {least} are needed to tell signal from noise")
     k = np.ones(n_blocks) if counts is None else np.asarray(counts, dtype=np.float64)
+    units, squares = k.sum(), (k * k).sum()
     # In float64: what is left of |m|^2 after the subtraction can be a thousandth of it
     r = gradients[reference].astype(np.float64)
+    if not leave_one_out:
+        rows = [_totals(each.astype(np.float64, copy=False), r) for each in gradients]
+        m_own, m_cross, own, cross = (np.array(column) for column in zip(*rows, strict=True))
+        return _from_sums((m_own, m_cross, m_own[reference]), (own, cross, own[reference]), units, squares)
     pieces = [_products(each.astype(np.float64, copy=False), r) for each in gradients]
     own, cross, along, both, total_own, total_cross = (np.stack(column) for column in zip(*pieces, strict=True))
-    base, total_base = np.einsum("bp,bp->b", r, r), total_own[reference]
-    units, squares = k.sum(), (k * k).sum()
-    if not leave_one_out:
-        sums = own.sum(axis=1), cross.sum(axis=1), base.sum()
-        return _from_sums((total_own, total_cross, total_base), sums, units, squares)
+    base, total_base = own[reference], total_own[reference]
     left_own = total_own[:, None] - 2 * along + own
     left_base = total_base - 2 * along[reference] + base
     left_cross = total_cross[:, None] - both + cross
     rest = own.sum(axis=1, keepdims=True) - own, cross.sum(axis=1, keepdims=True) - cross, base.sum() - base
     return _from_sums((left_own, left_cross, left_base), rest, units - k, squares - k * k)
+
+
+def _totals(c: Array, r: Array) -> tuple[float, ...]:
+    r"""Inner products of all of the blocks c at once, with themselves and with those of the reference r.
+
+    :return: :math:`|m|^2, m \cdot m_r, \sum_b |c_b|^2, \sum_b c_b \cdot r_b`
+    """
+    m = c.sum(axis=0)
+    return float(m @ m), float(m @ r.sum(axis=0)), float(np.vdot(c, c)), float(np.vdot(c, r))
 
 
 def _products(c: Array, r: Array) -> tuple[Array, ...]:

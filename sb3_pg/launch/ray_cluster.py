@@ -111,9 +111,9 @@ class RayCluster:
 
     def _unreachable(self, why: str) -> ConnectionError:
         return ConnectionError(
-            f"no Ray cluster at {self.address!r}: {why}. Is it started (`ray start --head` there, `ray status` to see "
-            "it), and is its port open to this machine? 'auto' looks for the cluster of this machine, 'local' starts a "
-            "new one on this machine"
+            f"no Ray cluster at {self.address!r}: {why.rstrip('.')}. Is it started (`ray start --head` there, "
+            "`ray status` to see it), and is its port open to this machine? 'auto' looks for the cluster of this "
+            "machine, 'local' starts a new one on this machine"
         )
 
     def _check_resources(self) -> None:

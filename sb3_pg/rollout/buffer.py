@@ -207,23 +207,11 @@ class TrajectoryBuffer(RolloutBuffer):
 
         :param advantages: what to weigh the policy gradient with instead of ``self.advantages``
         """
-        actions = self.actions
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.reshape(self.rewards.shape).astype(np.int64, copy=False)
-        else:
-            actions = actions.astype(np.float32, copy=False)
-        weights = self.advantages if advantages is None else advantages
-        arrays = (actions, self.values, self.log_probs, weights, self.returns)
-        flat = [self.to_flat_tensor(array) for array in arrays]
-        if isinstance(self.observations, dict):
-            observations = {key: self.to_flat_tensor(part) for key, part in self.observations.items()}
-            return DictRolloutBufferSamples(observations, *flat)
-        return RolloutBufferSamples(self.to_flat_tensor(self.observations), *flat)
+        return samples_in_order(self, self.advantages if advantages is None else advantages, self.valid)
 
     def to_flat_tensor(self, array: NDArray[Any]) -> th.Tensor:
         """Steps of the batch along one axis, shape ``(batch, ...)``, on the model's device."""
-        flat = array.reshape(-1, *array.shape[2:]) if self.valid is None else array[self.valid]
-        return th.as_tensor(flat, device=self.device)
+        return _flat_tensor(self, array, self.valid)
 
     def get(self, batch_size: int | None = None) -> Iterator[Samples]:  # type: ignore[override]
         """Minibatches in random order, as SB3's buffer gives them.
@@ -308,6 +296,32 @@ def not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
         if array.dtype.kind != "f" or math.isfinite(float(array.sum(dtype=np.float64))):
             return np.empty((0, array.ndim), dtype=np.int64)
     return np.argwhere(~np.isfinite(array))
+
+
+def samples_in_order(buffer: RolloutBuffer, weights: Array, valid: NDArray[np.bool_] | None = None) -> Samples:
+    """What a buffer, ours or SB3's, holds as flat tensors, in order of time; views, where all steps are valid.
+
+    :param buffer: not yet flattened by SB3's ``get()``
+    :param weights: what to weigh the policy gradient with
+    :param valid: which steps belong to the batch; None where all do
+    """
+    actions = buffer.actions
+    if isinstance(buffer.action_space, spaces.Discrete):
+        actions = actions.reshape(buffer.rewards.shape).astype(np.int64, copy=False)
+    else:
+        actions = actions.astype(np.float32, copy=False)
+    arrays = (actions, buffer.values, buffer.log_probs, weights, buffer.returns)
+    flat = [_flat_tensor(buffer, array, valid) for array in arrays]
+    stored: Any = buffer.observations
+    if isinstance(stored, dict):
+        parts = {key: _flat_tensor(buffer, part, valid) for key, part in stored.items()}
+        return DictRolloutBufferSamples(parts, *flat)
+    return RolloutBufferSamples(_flat_tensor(buffer, stored, valid), *flat)
+
+
+def _flat_tensor(buffer: RolloutBuffer, array: NDArray[Any], valid: NDArray[np.bool_] | None) -> th.Tensor:
+    flat = array.reshape(-1, *array.shape[2:]) if valid is None else array[valid]
+    return th.as_tensor(flat, device=buffer.device)
 
 
 def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int64] | None) -> Iterator[Samples]:

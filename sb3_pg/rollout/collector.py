@@ -133,7 +133,7 @@ def collect(
         if step_values is not None:
             buffer.values[n_steps], buffer.log_probs[n_steps] = step_values.values, step_values.log_probs
         if n_done:
-            buffer.terminal_observations += _time_limits(n_steps, dones, infos)
+            buffer.terminal_observations += time_limits(n_steps, dones, infos)
         n_steps += 1
         shares.count(n_steps, dones)
 
@@ -227,8 +227,13 @@ def _has_episode(infos: list[dict[str, Any]]) -> bool:
     return False
 
 
-def _time_limits(step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> list[TerminalObservation]:
-    """Terminal observations of the episodes that a time limit ended at this step."""
+def time_limits(step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> list[TerminalObservation]:
+    """Terminal observations of the episodes that a time limit ended at this step.
+
+    :param step: its number in the rollout
+    :param dones: shape ``(n_envs,)``
+    :param infos: one for each environment
+    """
     return [
         TerminalObservation(step, int(i), infos[i]["terminal_observation"])
         for i in np.flatnonzero(dones)

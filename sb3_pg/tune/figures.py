@@ -87,6 +87,7 @@ def _parallel_coordinates(record: StudyRecord) -> None:
 
     _optuna_figure(record, "plot_parallel_coordinate")
     plt.gcf().set_size_inches(15, 5.5)
+    plt.setp(plt.gcf().axes[0].get_xticklabels(), ha="left", rotation_mode="anchor")  # begin at their axis
 
 
 def _learning_curves(record: StudyRecord, experiment: Experiment) -> None:

@@ -36,7 +36,7 @@ class Candidate:
     @property
     def title(self) -> str:
         """For tables."""
-        return f"trial {self.name}" if isinstance(self.name, int) else "block of the file, untuned"
+        return f"trial {self.name}" if isinstance(self.name, int) else "block of the file"
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
     :param values: at least one
     """
-    return float(_mean_of_middle_half(np.asarray(values, dtype=float)))
+    return float(mean_of_middle_half(np.asarray(values, dtype=float)))
 
 
 def bootstrap_interval(
@@ -51,12 +51,12 @@ def bootstrap_interval(
     """
     array = np.asarray(values, dtype=float)
     drawn = np.random.default_rng(seed).choice(array, size=(n_resamples, len(array)))
-    low, high = np.quantile(_mean_of_middle_half(drawn), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(mean_of_middle_half(drawn), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def _mean_of_middle_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Along the last axis."""
+def mean_of_middle_half(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """:func:`interquartile_mean` along the last axis."""
     n_values = values.shape[-1]
     cut = n_values // 4
     return np.asarray(np.sort(values, axis=-1)[..., cut : n_values - cut].mean(axis=-1))

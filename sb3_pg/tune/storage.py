@@ -12,13 +12,13 @@ import uuid
 import warnings
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,9 +46,10 @@ def open_storage(address: str) -> BaseStorage:
             return _open_proxy(address)
         return _open_database(make_url(address))
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
+        why = " ".join(f"{error} {error.__cause__ or ''}".split()).rstrip(".")
         raise TuneError(
-            f"cannot open the storage {_without_password(address)}: {' '.join(str(error).split())}. "
-            "Check user, password and name, and that the Python driver of this database is installed"
+            f"cannot open the storage {_without_password(address)}: {why}. Check user, password and name, and that the "
+            "Python driver of this database is installed"
         ) from error
 
 
@@ -69,12 +70,25 @@ def _drop_torn_line(path: Path) -> None:
         return
     with path.open("rb+") as file:
         content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            warnings.warn(f"{path}: the last record was torn and is dropped; what it told is done again", stacklevel=2)
-            file.truncate(whole)
-    for line in content[:whole].splitlines()[-1:]:
+        if not content.endswith(b"\n"):
+            lock = JournalFileSymlinkLock(str(path))
+            lock.acquire()  # another search may be in the middle of writing it, which is no crash
+            try:
+                file.seek(0)
+                content = _without_torn_line(file, path)
+            finally:
+                lock.release()
+    for line in content.splitlines()[-1:]:
         json.loads(line)  # Optuna skips a last line that is none of its own, and then cannot read what it appends
+
+
+def _without_torn_line(file: IO[bytes], path: Path) -> bytes:
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        warnings.warn(f"{path}: the last record was torn and is dropped; what it told is done again", stacklevel=2)
+        file.truncate(whole)
+    return content[:whole]
 
 
 def _open_proxy(address: str) -> BaseStorage:

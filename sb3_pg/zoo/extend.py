@@ -6,27 +6,34 @@ tables are changed in place (several of its modules hold the same dictionary) an
 under our keys wins, and extending twice changes nothing.
 """
 
-import contextlib
 import functools
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import yaml
+from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg.reinforce import REINFORCE
 from sb3_pg.schedules import as_schedule
+from sb3_pg.tunable import TunableA2C, TunablePPO, TunableTRPO
 from sb3_pg.vpg import VPG
+from sb3_pg.zoo import HOSTS
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {
     "vpg": VPG,
     "reinforce": REINFORCE,
+    "a2c_gae": TunableA2C,
+    "ppo_gae": TunablePPO,
+    "trpo_gae": TunableTRPO,
 }
 """Algorithm of each key that ``--algo`` accepts."""
 
@@ -55,7 +62,7 @@ def hyperparams_path(algo: str) -> Path:
     """
     # The checkout's folder serves editable modes that only put the checkout on sys.path: it is not inside sb3_pg there.
     places = [Path(__file__).parents[2] / "hyperparams"]
-    with contextlib.suppress(ModuleNotFoundError):
+    with suppress(ModuleNotFoundError):
         places.insert(0, Path(str(resources.files("sb3_pg.hyperparams"))))
     for place in places:
         path = place / f"{algo}.yml"
@@ -101,12 +108,16 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
 
     @functools.wraps(upstream)
     def read_hyperparameters(self: Any) -> Any:
-        if self.algo in ALGORITHMS:
-            if _is_missing_default(self.config, self.algo, zoo_root):
-                self.config = str(hyperparams_path(self.algo))
-            if self.trial_id == 0:
-                self.trial_id = _TrialZero()
-        return upstream(self)
+        if self.algo not in ALGORITHMS:
+            return upstream(self)
+        if self.trial_id == 0:
+            self.trial_id = _TrialZero()
+        if not _is_missing_default(self.config, self.algo, zoo_root):
+            return upstream(self)
+        path, block = _find_block(Path(self.config), self.algo, self.env_name.gym_id, self._is_atari)
+        self.config = str(path)
+        with _called(self, block):
+            return upstream(self)
 
     @functools.wraps(preprocess_schedules)
     def read_schedules(hyperparams: dict[str, Any]) -> Any:
@@ -227,6 +238,48 @@ def _is_missing_default(config: str, algo: str, zoo_root: Path) -> bool:
     """
     path = Path(config)
     return zoo_root in path.parents and path.parts[-2:] == ("hyperparams", f"{algo}.yml") and not path.exists()
+
+
+def _find_block(zoo_file: Path, algo: str, env_id: str, is_atari: bool) -> tuple[Path, str]:
+    """The file with the hyperparameters of an environment, and the block in it.
+
+    Where our file has none, and the algorithm is one of the Zoo's but for lambda, that is the Zoo's file, as it is
+    installed. An environment without a block there takes that of its newest older version: RL Zoo's are for MuJoCo's
+    -v4.
+
+    :param zoo_file: where the Zoo's file for this algorithm would be
+    :param algo: key in :data:`ALGORITHMS`
+    :param env_id: the environment
+    :param is_atari: whether RL Zoo takes the block ``atari`` for it
+    """
+    ours = hyperparams_path(algo)
+    host = HOSTS.get(algo)
+    if host is None or env_id in _blocks(ours):
+        return ours, env_id
+    theirs = zoo_file.with_name(f"{host}.yml")
+    blocks = _blocks(theirs)
+    name, _, version = env_id.rpartition("-v")
+    if env_id not in blocks and not is_atari and version.isdecimal():
+        for older in range(int(version) - 1, -1, -1):
+            if f"{name}-v{older}" in blocks:
+                print(f"{theirs} has no block for {env_id}: taking that of {name}-v{older}")
+                return theirs, f"{name}-v{older}"
+    return theirs, env_id
+
+
+def _blocks(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+@contextmanager
+def _called(manager: Any, env_id: str) -> Iterator[None]:
+    """While hyperparameters are read, the environment has the name of the block."""
+    name = manager.env_name
+    manager.env_name = EnvironmentName(env_id)
+    try:
+        yield
+    finally:
+        manager.env_name = name
 
 
 EXTENSIONS: dict[str, Callable[[ModuleType], None]] = {

@@ -10,12 +10,14 @@ sampled ``learning_rate`` the place of a ``lin_...`` schedule.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optuna
 from torch import nn
 
 from sb3_pg.advantage.estimators import ESTIMATORS
+from sb3_pg.zoo import HOSTS
 
 Sampler = Callable[[optuna.Trial, int, int, dict[str, Any]], dict[str, Any]]
 Converter = Callable[[dict[str, Any]], dict[str, Any]]
@@ -113,6 +115,8 @@ VPG_ESTIMATORS = [
 REINFORCE_ESTIMATORS = [name for name, entry in ESTIMATORS.items() if not entry.needs_critic and name != "gae"]
 
 
+# The range of 1 - lambda
+ONE_MINUS_LAMBDA = (1e-3, 1.0)
 # What the sampled lambda is: the number itself, the lower bound of a rule or its default. "length" is left out because
 # its number is no lambda, and "hoof" because it trains at half the speed.
 LAMBDA_RULES = {"constant": "{}", "explained_variance": "explained_variance:{}_1", "auto": "auto:{}"}
@@ -126,7 +130,11 @@ def convert_vpg_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
         are taken, too
     :return: keyword arguments of :class:`sb3_pg.VPG`
     """
-    hyperparams = _convert(sampled_params, one_minus=("gamma", "gae_lambda"))
+    return _with_rule(_convert(sampled_params, one_minus=("gamma", "gae_lambda")))
+
+
+def _with_rule(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Put the rule that was sampled in the place of the number that was."""
     rule = hyperparams.pop("lambda_rule", "constant")
     if rule != "constant":
         hyperparams["gae_lambda"] = LAMBDA_RULES[rule].format(hyperparams["gae_lambda"])
@@ -157,7 +165,7 @@ def sample_vpg_params(
     """
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, VPG_BATCH_POWS)
-    raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", 1e-3, 1.0, log=True)
+    raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", *ONE_MINUS_LAMBDA, log=True)
     raw["lambda_rule"] = trial.suggest_categorical("lambda_rule", list(LAMBDA_RULES))
     raw["vf_learning_rate"] = trial.suggest_float("vf_learning_rate", 1e-4, 3e-2, log=True)
     raw["estimator"] = trial.suggest_categorical("estimator", VPG_ESTIMATORS)
@@ -202,5 +210,67 @@ def sample_reinforce_params(
     return convert_reinforce_params(raw)
 
 
-SAMPLERS: dict[str, Sampler] = {"vpg": sample_vpg_params, "reinforce": sample_reinforce_params}
-CONVERTERS: dict[str, Converter] = {"vpg": convert_vpg_params, "reinforce": convert_reinforce_params}
+class _AllLambdas:
+    """A trial that is asked for lambda by RL Zoo, which never tries less than 0.9, and answers from VPG's range."""
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self._trial = trial
+
+    def suggest_float(self, name: str, low: float, high: float, **kwargs: Any) -> float:
+        if name == "one_minus_gae_lambda":
+            low, high = ONE_MINUS_LAMBDA
+        return self._trial.suggest_float(name, low, high, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trial, name)
+
+
+def _hyperparams_opt() -> Any:
+    # Here and not above: RL Zoo's module is extended by this one when it is imported
+    from rl_zoo3 import hyperparams_opt
+
+    return hyperparams_opt
+
+
+def convert_host_params(host: str, sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the raw values of a trial of one of RL Zoo's algorithms with our lambda into constructor arguments.
+
+    :param host: RL Zoo's key of the algorithm
+    :param sampled_params: raw values, as in ``trial.params``
+    :return: keyword arguments of the algorithm
+    """
+    return _with_rule(dict(_hyperparams_opt().HYPERPARAMS_CONVERTER[host](sampled_params)))
+
+
+def sample_host_params(
+    host: str, trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample the hyperparameters of one of RL Zoo's algorithms with our lambda.
+
+    Its own search space, but for lambda: that is searched as for VPG, with the kind of rule.
+
+    :param host: RL Zoo's key of the algorithm
+    :param trial: the trial to ask
+    :param n_actions: dimension of a continuous action space; 0 where actions are discrete
+    :param n_envs: number of parallel environments
+    :param additional_args: what RL Zoo passes to every sampler
+    :return: keyword arguments of the algorithm
+    """
+    _hyperparams_opt().HYPERPARAMS_SAMPLER[host](_AllLambdas(trial), n_actions, n_envs, additional_args)
+    trial.suggest_categorical("lambda_rule", list(LAMBDA_RULES))
+    trial.set_user_attr("gae_lambda", 1 - trial.params["one_minus_gae_lambda"])
+    return convert_host_params(host, trial.params)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "vpg": sample_vpg_params,
+    "reinforce": sample_reinforce_params,
+    **{key: partial(sample_host_params, host) for key, host in HOSTS.items()},
+}
+CONVERTERS: dict[str, Converter] = {
+    "vpg": convert_vpg_params,
+    "reinforce": convert_reinforce_params,
+    **{key: partial(convert_host_params, host) for key, host in HOSTS.items()},
+}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_pg.doctor.advice import Advice, advise, steps
+from sb3_pg.doctor.advice import Advice, advise, recommended_lambda, steps
 from sb3_pg.doctor.arrays import check_rollout
 from sb3_pg.doctor.diagnosis import Calibration, Critic, Diagnosis, EstimatorRow, LambdaCurve
 from sb3_pg.doctor.experience import Training
@@ -118,6 +118,22 @@ def test_a_lambda_that_cannot_be_told_from_the_best_is_fine() -> None:
 def test_a_lambda_that_loses_hardly_anything_is_fine() -> None:
     found = diagnosis(training=Training("t", 0.99, 0.95, 8, 64), curve=curve((0.2, 0.5, 0.6, 0.585, 0.4), error=0.001))
     assert level_of(found, "Lambda 0.95 is fine") == "good"
+    assert recommended_lambda(found) == 0.95
+
+
+def test_where_no_lambda_can_be_told_from_another_it_is_not_said_to_be_fine() -> None:
+    found = diagnosis(curve=curve(error=1.0))
+    assert level_of(found, "nothing better than 0.9 was found") == "unknown"
+    assert "0.9 has" not in advise(found)[1].text, "it is the best itself"
+    assert recommended_lambda(found) == 0.9
+
+
+def test_the_recommended_lambda_is_one_that_is_measurably_better() -> None:
+    too_high = diagnosis(training=Training("t", 0.99, 1.0, 8, 64))
+    assert recommended_lambda(too_high) == 0.9
+    assert recommended_lambda(too_high, (0.0, 0.95, 1.0)) == 0.95
+    assert recommended_lambda(too_high._replace(signal=one(0.1, 0.1))) == 1.0
+    assert recommended_lambda(too_high._replace(curve=None)) == 1.0
 
 
 def test_lambda_is_only_told_to_those_who_use_it() -> None:
@@ -165,7 +181,7 @@ def test_numbers_of_steps_are_rounded() -> None:
 
 def test_an_uncertain_noise_scale_has_no_upper_end() -> None:
     certain, uncertain = (diagnosis(signal=one(1.0, error)) for error in (0.1, 0.4999))
-    assert "(between 830 steps and 1 200 steps)" in advise(certain)[0].text
+    assert "(between 830 and 1 200 steps)" in advise(certain)[0].text
     assert certain.noise_scale_range == pytest.approx((1000 / 1.2, 1000 / 0.8))
     assert uncertain.noise_scale_range[1] > 1e6
     assert diagnosis(signal=one(1.0, 0.6)).noise_scale_range[1] == np.inf

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -34,15 +33,6 @@ def fail_awkwardly(_: int) -> None:
 
 def return_something_unpicklable(_: int) -> object:
     return lambda: None
-
-
-def die_first(folder: str) -> str:
-    """Kill this process, unless it has been done before."""
-    mark = Path(folder) / "died"
-    if not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "alive"
 
 
 def write_pid_and_wait(path: str) -> int:

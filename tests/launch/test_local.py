@@ -81,18 +81,9 @@ def test_what_cannot_be_pickled_is_an_error_of_its_task_alone(two_workers: Local
     assert [outcome.value for outcome in outcomes(given.square, [2, 3], two_workers)] == [4, 9]
 
 
-def test_a_task_whose_worker_dies_is_started_again(two_workers: LocalProcesses, tmp_path: Path) -> None:
-    reruns: list[tuple[str, str]] = []
-    (outcome,) = outcomes(
-        given.die_first, [str(tmp_path)], two_workers, on_rerun=lambda task, why: reruns.append((task, why))
-    )
-    assert (outcome.value, outcome.runs) == ("alive", 2)
-    assert [task for task, _ in reruns] == [str(tmp_path)]
-    assert "died" in reruns[0][1]
-
-
 def test_only_the_task_of_the_worker_that_died_is_repeated(two_workers: LocalProcesses, tmp_path: Path) -> None:
     victim, other = tmp_path / "victim", tmp_path / "other"
+    reruns: list[tuple[str, str]] = []
     script = (
         "import os, signal, sys, time; from pathlib import Path\n"
         "victim, other = [Path(path) for path in sys.argv[1:]]\n"
@@ -103,7 +94,15 @@ def test_only_the_task_of_the_worker_that_died_is_repeated(two_workers: LocalPro
         "wait_for(victim, killed); victim.unlink(); other.unlink()\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(victim), str(other)]):
-        found = outcomes(given.write_pid_and_wait, [str(other), str(victim)], two_workers)
+        found = outcomes(
+            given.write_pid_and_wait,
+            [str(other), str(victim)],
+            two_workers,
+            on_rerun=lambda task, why: reruns.append((task, why)),
+        )
+    ((task, why),) = reruns
+    assert task == str(victim)
+    assert "died" in why
     assert {Path(outcome.task).name: outcome.runs for outcome in found} == {"other": 1, "victim": 2}
 
 

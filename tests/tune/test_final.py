@@ -101,7 +101,7 @@ def test_the_winners_file_is_a_block_of_the_zoo_with_its_provenance(record: Stud
         "Provenance: trial 7 of study planted, 2026-01-31: 20 trials (tpe, seed 1), seeds 11, 12, 13, 14, 15,",
         "In the search its IQM was 88.",
         "On fresh seeds 101, 102, 103, 104: IQM 83, 95% interval 8",
-        "On the same seeds: block of the file, untuned 50.",
+        "On the same seeds: block of the file 50.",
         "stable_baselines3 2.",
     ):
         assert part in comment

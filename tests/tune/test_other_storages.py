@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from storage_servers import NotInstalledError, postgresql
 
 from sb3_pg.tune.command import main
 from sb3_pg.tune.errors import TuneError
@@ -34,42 +33,15 @@ SMALL = (
 )
 
 
-def postgresql_programs() -> Path | None:
-    """Where PostgreSQL's server is: on the PATH, or where Debian puts it."""
-    found = [Path(program).parent for program in [shutil.which("initdb")] if program]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return next((folder for folder in reversed(found) if (folder / "initdb").exists()), None)
-
-
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
     """URL of a database on a server that lives as long as these tests."""
-    programs = postgresql_programs()
-    if programs is None or importlib.util.find_spec("psycopg2") is None:
-        pytest.skip("PostgreSQL's server or psycopg2 is not installed")
-    # The server refuses to be root; and pytest's own folders are root's alone
-    user: dict[str, Any] = {"user": "postgres"} if os.getuid() == 0 else {}
-    folder = Path(tempfile.mkdtemp(prefix="sb3_pg_postgresql_"))
-    if user:
-        shutil.chown(folder, "postgres")
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), *arguments]  # type: ignore[operator]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    data = str(folder / "data")
-    run("initdb", "-D", data, "-U", "tuner", "-A", "trust", "--no-sync")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    run("pg_ctl", "-D", data, "-l", str(folder / "log"), "-o", options, "-w", "start")
-    try:
-        run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "tuner", "studies")
-        yield f"postgresql+psycopg2://tuner@127.0.0.1:{port}/studies"
-    finally:
-        run("pg_ctl", "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgresql(fsync=False))
+        except NotInstalledError as error:
+            pytest.skip(str(error))
+        yield server.address
 
 
 def close(storage: Any) -> None:

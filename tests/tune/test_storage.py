@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from storage_servers import free_port, grpc_proxy
 
 from sb3_pg.tune import storage
 from sb3_pg.tune.errors import TuneError
@@ -29,9 +29,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 @pytest.fixture
 def closed_port() -> int:
     """A port of this machine where nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture
@@ -54,6 +52,22 @@ def test_a_torn_last_line_is_dropped_and_the_rest_is_kept(tmp_path: Path) -> Non
         opened = open_storage(str(path))
     assert path.read_text() == whole
     assert summary(search(opened, n_trials=6)) == summary(search(n_trials=6))[:4] + summary(search(opened))[4:6]
+
+
+def test_a_line_that_another_search_is_writing_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.log"
+    search(open_storage(str(path)), n_trials=4)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+
+    def finish_it(_: Any) -> bool:
+        path.write_bytes(whole)
+        return True
+
+    monkeypatch.setattr(storage.JournalFileSymlinkLock, "acquire", finish_it)
+    monkeypatch.setattr(storage.JournalFileSymlinkLock, "release", lambda _: None)
+    storage._drop_torn_line(path)
+    assert path.read_bytes() == whole
 
 
 def test_a_path_that_cannot_be_a_journal_is_refused(tmp_path: Path) -> None:
@@ -100,33 +114,9 @@ def test_a_proxy_that_is_not_there_is_named(closed_port: int) -> None:
         open_storage(f"grpc://127.0.0.1:{closed_port}")
 
 
-SERVER = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from optuna.storages import JournalStorage, run_grpc_proxy_server
-from optuna.storages.journal import JournalFileBackend
-run_grpc_proxy_server(JournalStorage(JournalFileBackend(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
-"""
-
-
-@pytest.fixture
-def proxy(tmp_path: Path, closed_port: int) -> Iterator[str]:
-    command = [sys.executable, "-c", SERVER, str(tmp_path / "study.log"), str(closed_port)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
-        end = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", closed_port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < end
-                time.sleep(0.05)
-        yield f"grpc://127.0.0.1:{closed_port}"
-        server.kill()
-
-
-def test_a_search_through_the_proxy_is_the_same(proxy: str) -> None:
-    assert summary(search(open_storage(proxy), n_trials=6)) == summary(search(n_trials=6))
+def test_a_search_through_the_proxy_is_the_same(tmp_path: Path) -> None:
+    with grpc_proxy(str(tmp_path / "study.log")) as proxy:
+        assert summary(search(open_storage(proxy.address), n_trials=6)) == summary(search(n_trials=6))
 
 
 def test_a_study_of_other_settings_is_refused_by_their_names() -> None:

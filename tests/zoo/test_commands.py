@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pg import VPG
+from sb3_pg import VPG, TunablePPO
 
 ZOO_TRAIN = ("-m", "rl_zoo3.train")
 ZOO_ENJOY = ("-m", "rl_zoo3.enjoy")
@@ -252,6 +252,16 @@ def test_an_environment_without_a_block_gets_the_default_one(tmp_path: Path) -> 
         tmp_path, *ZOO_TRAIN, "--algo", "vpg", "--env", "FrozenLake-v1", "-n", "1024", "--eval-freq", "-1",
     )  # fmt: skip
     assert "Using 'default' hyperparameters" in printed
+
+
+def test_a_host_with_our_lambda_takes_a_rule_and_the_hosts_file(tmp_path: Path) -> None:
+    printed = run(
+        tmp_path, *ZOO_TRAIN, "--algo", "ppo_gae", "--env", "CartPole-v1", "-n", "64", "--eval-freq", "-1", "-params",
+        "n_envs:1", "n_steps:32", "batch_size:32", "gae_lambda:'auto:0.8'",
+    )  # fmt: skip
+    assert str(Path("rl_zoo3", "hyperparams", "ppo.yml")) in printed
+    model = TunablePPO.load(run_folder(tmp_path, "ppo_gae", "CartPole-v1") / "CartPole-v1.zip", device="cpu")
+    assert (model.gae_lambda, model.n_epochs, model.num_timesteps) == ("auto:0.8", 20, 64)
 
 
 def test_algorithms_of_the_zoo_are_untouched(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What sb3_pg adds to RL Zoo's modules, and what it leaves alone."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,21 +9,26 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
+from helpers import same, weights
 
-from sb3_pg import REINFORCE, VPG, enjoy, train
-from sb3_pg.zoo.extend import ALGORITHMS, EXTENSIONS, extend, extend_all, hyperparams_path
+from sb3_pg import REINFORCE, VPG, TunableA2C, TunablePPO, TunableTRPO, enjoy, train
+from sb3_pg.zoo import HOSTS
+from sb3_pg.zoo.extend import ALGORITHMS, EXTENSIONS, _find_block, extend, extend_all, hyperparams_path
 from sb3_pg.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 extend_all()
 from rl_zoo3 import exp_manager, hyperparams_opt, utils  # noqa: E402 - as sb3_pg.train does, after the extension
 
 
-def manager(algo: str, **arguments: Any) -> exp_manager.ExperimentManager:
-    return exp_manager.ExperimentManager(argparse.Namespace(), algo, "CartPole-v1", "logs", **arguments)
+def manager(algo: str, env_id: str = "CartPole-v1", **arguments: Any) -> exp_manager.ExperimentManager:
+    return exp_manager.ExperimentManager(argparse.Namespace(), algo, env_id, "logs", **arguments)
 
 
 def test_every_algorithm_is_in_each_of_the_zoos_tables_and_has_its_hyperparameters() -> None:
-    assert ALGORITHMS == {"vpg": VPG, "reinforce": REINFORCE}
+    tunable = {"a2c_gae": TunableA2C, "ppo_gae": TunablePPO, "trpo_gae": TunableTRPO}
+    assert {"vpg": VPG, "reinforce": REINFORCE, **tunable} == ALGORITHMS
+    assert set(HOSTS) == set(tunable)
     assert set(SAMPLERS) == set(CONVERTERS) == set(ALGORITHMS)
     for key, algorithm in ALGORITHMS.items():
         assert utils.ALGOS[key] is algorithm
@@ -62,7 +68,7 @@ def test_the_start_up_hook_and_the_table_name_the_same_modules(monkeypatch: pyte
 
 
 def test_the_algorithms_read_our_hyperparameters_and_a_stock_one_the_zoos() -> None:
-    for algo in ALGORITHMS:
+    for algo in ("vpg", "reinforce"):
         ours = manager(algo)
         ours.read_hyperparameters()
         assert ours.config == str(hyperparams_path(algo))
@@ -138,3 +144,132 @@ def test_the_fallback_commands_train_and_replay(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "logs" / "reinforce" / "CartPole-v1_1" / "CartPole-v1.zip").is_file()
     monkeypatch.setattr("sys.argv", ["enjoy", *common, "--no-render"])
     enjoy.main()
+
+
+# -- RL Zoo's algorithms with our lambda -----------------------------------------------------------------------------
+
+THEIRS = Path(exp_manager.__file__).parent / "hyperparams"
+
+
+@pytest.mark.parametrize(
+    ("env_id", "block"),
+    [
+        ("CartPole-v1", "CartPole-v1"),
+        ("HalfCheetah-v5", "HalfCheetah-v4"),
+        ("Swimmer-v5", "Swimmer-v4"),
+        ("LunarLanderContinuous-v3", "LunarLanderContinuous-v3"),
+        ("FrozenLake-v1", "default"),
+        ("LineWorld-v0", "default"),
+    ],
+)
+@pytest.mark.parametrize("algo", HOSTS)
+def test_where_we_have_no_block_it_is_the_hosts(
+    algo: str, env_id: str, block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = manager(algo, env_id)
+    read, saved = experiment.read_hyperparameters()
+    file = THEIRS / f"{HOSTS[algo]}.yml"
+    assert read == dict(saved) == yaml.safe_load(file.read_text())[block]
+    assert experiment.env_name.gym_id == env_id
+    assert experiment.config == str(file)
+    said = f"{file} has no block for {env_id}: taking that of {block}" in capsys.readouterr().out
+    assert said == (block.endswith("-v4"))
+
+
+def test_where_the_host_has_no_block_for_an_atari_game_it_is_the_one_for_all_of_them(tmp_path: Path) -> None:
+    for algo in ("a2c_gae", "ppo_gae"):
+        path, block = _find_block(THEIRS / f"{algo}.yml", algo, "ALE/Pong-v5", True)
+        assert (path, block) == (THEIRS / f"{HOSTS[algo]}.yml", "ALE/Pong-v5")
+        assert "atari" in yaml.safe_load(path.read_text())
+    for name in ("trpo.yml", "ppo.yml"):
+        (tmp_path / name).write_text("Thing-v2: {}\nThing-v3: {}\nThing-v7: {}")
+    assert _find_block(tmp_path / "trpo_gae.yml", "trpo_gae", "Thing-v5", False)[1] == "Thing-v3"
+    assert _find_block(tmp_path / "ppo_gae.yml", "ppo_gae", "Thing-v5", True)[1] == "Thing-v5", "then it is `atari`"
+    assert _find_block(tmp_path / "ppo_gae.yml", "ppo_gae", "Thing-v1", False)[1] == "Thing-v1", "never a newer one"
+    assert _find_block(tmp_path / "ppo_gae.yml", "ppo_gae", "Other-v1", False)[1] == "Other-v1"
+    assert _find_block(tmp_path / "ppo_gae.yml", "ppo_gae", "Thing-vx", False)[1] == "Thing-vx"
+
+
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [("a2c_gae", "CartPole-v0"), ("a2c_gae", "CartPoleSwingUp-v0"), ("ppo_gae", "Walker2d-v5")]
+)
+def test_a_block_of_ours_goes_before_the_hosts_and_makes_a_model(
+    algo: str, env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log into the current folder
+    experiment = manager(algo, env_id, device="cpu", eval_freq=-1, verbose=0)
+    experiment.args = argparse.Namespace()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*out of date", DeprecationWarning)
+        model, saved = experiment.setup_experiment()
+    assert experiment.config == str(hyperparams_path(algo))
+    blocks = yaml.safe_load(hyperparams_path(algo).read_text())
+    assert dict(saved) == blocks[env_id]
+    assert isinstance(model, ALGORITHMS[algo])
+    for name in ("n_steps", "n_envs", "gamma", "gae_lambda"):
+        assert getattr(model, name) == blocks[env_id][name]
+    model.env.close()
+
+
+def test_the_lectures_walker_has_its_numbers() -> None:
+    block = yaml.safe_load(hyperparams_path("ppo_gae").read_text())["Walker2d-v5"]
+    assert (block["n_steps"] * block["n_envs"], block["batch_size"], block["n_epochs"]) == (20480, 2048, 3)
+    assert (block["gamma"], block["gae_lambda"], block["ent_coef"], block["clip_range"]) == (0.995, 0.95, 0.005, 0.2)
+    assert (block["learning_rate"], block["n_timesteps"]) == (0.0003, 3e7)
+    assert eval(block["policy_kwargs"]) == {"net_arch": [512, 512, 512]}
+    assert eval(block["normalize"]) == {"norm_obs": True, "norm_reward": False}
+
+
+def test_a_file_of_the_users_is_read_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yml"
+    mine.write_text("CartPole-v1: {n_timesteps: 7.0}")
+    assert manager("ppo_gae", config=str(mine)).read_hyperparameters()[0] == {"n_timesteps": 7.0}
+    with pytest.raises(ValueError, match=r"not found for ppo_gae-HalfCheetah-v5 in .*mine\.yml"):
+        manager("ppo_gae", "HalfCheetah-v5", config=str(mine)).read_hyperparameters()
+
+
+SMALL = ("-params", "n_envs:2", "n_steps:32")
+
+
+def train_here(monkeypatch: pytest.MonkeyPatch, algo: str, *more: str) -> None:
+    command = ("train", "--algo", algo, "--env", "CartPole-v1", "-f", "logs", "--seed", "1", "--device", "cpu")
+    monkeypatch.setattr("sys.argv", [*command, *more])
+    train.main()
+
+
+@pytest.mark.parametrize(
+    ("algo", "rule"), [("a2c_gae", "lin_0.9_0.5"), ("ppo_gae", "auto:0.9"), ("trpo_gae", "length:0.05")]
+)
+def test_a_run_of_the_zoo_is_trained_resumed_and_played(
+    algo: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = (*SMALL, f"gae_lambda:'{rule}'", *([] if algo == "a2c_gae" else ["batch_size:32"]))
+    train_here(monkeypatch, algo, "-n", "256", "--eval-freq", "-1", "--save-freq", "128", *settings)
+    runs = tmp_path / "logs" / algo
+    checkpoint = runs / "CartPole-v1_1" / "rl_model_128_steps.zip"
+    train_here(monkeypatch, algo, "-n", "128", "--eval-freq", "-1", "-i", str(checkpoint), *settings)
+    whole, resumed = (
+        ALGORITHMS[algo].load(runs / f"CartPole-v1_{number}" / "CartPole-v1.zip", device="cpu") for number in (1, 2)
+    )
+    assert whole.num_timesteps == resumed.num_timesteps == 256
+    assert whole.gae_lambda == resumed.gae_lambda == rule
+    assert same(weights(whole), weights(resumed))
+    play = ("enjoy", "--algo", algo, "--env", "CartPole-v1", "-f", "logs", "-n", "64", "--no-render", "--exp-id", "2")
+    monkeypatch.setattr("sys.argv", [*play, "--device", "cpu"])
+    enjoy.main()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_host_with_our_lambda_is_optimized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = ("--storage", "./study.log", "--study-name", "s")
+    train_here(
+        monkeypatch, "a2c_gae", "-optimize", "-n", "64", "--n-trials", "2", "--eval-episodes", "1", "--no-optim-plots",
+        *study,
+    )  # fmt: skip
+    report = next((tmp_path / "logs" / "a2c_gae").glob("report_CartPole-v1_*.csv")).read_text()
+    assert "params_lambda_rule" in report.splitlines()[0]
+    read, _ = manager("a2c_gae", storage="study.log", study_name="s", trial_id=0).read_hyperparameters()
+    assert read["ent_coef"] != 0.0, "from the trial"
+    assert read["n_timesteps"] == 5e5, "from the host's file"

@@ -8,12 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
-from sb3_pg import REINFORCE, VPG
-from sb3_pg.zoo import search_spaces
+from sb3_pg import REINFORCE, VPG, TunableA2C, TunablePPO, TunableTRPO
+from sb3_pg.zoo import HOSTS, search_spaces
+from sb3_pg.zoo.extend import extend_all
 from sb3_pg.zoo.search_spaces import CONVERTERS, NET_ARCHS, SAMPLERS
 
+extend_all()
+from rl_zoo3 import hyperparams_opt  # noqa: E402 - after the extension
+
 ALGORITHMS = {"vpg": VPG, "reinforce": REINFORCE}
-NAMES = sorted(SAMPLERS)
+NAMES = sorted(ALGORITHMS)
+TUNABLE: dict[str, Any] = {"a2c_gae": TunableA2C, "ppo_gae": TunablePPO, "trpo_gae": TunableTRPO}
 BATCHES = {"vpg": (256, 4096), "reinforce": (512, 8192)}
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -54,7 +59,8 @@ def test_an_estimator_of_the_table_is_searched_where_lambda_does_not_cover_it() 
 
 
 def test_every_algorithm_has_a_sampler_and_a_converter() -> None:
-    assert set(SAMPLERS) == set(CONVERTERS) == set(ALGORITHMS)
+    assert set(SAMPLERS) == set(CONVERTERS) == {*ALGORITHMS, *TUNABLE}
+    assert set(HOSTS) == set(TUNABLE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -191,3 +197,47 @@ def test_the_space_is_the_same_in_every_trial_of_a_study(name: str) -> None:
         SAMPLERS[name](trial, 2, 8, {})
         spaces.append(trial.distributions)
     assert all(space == spaces[0] for space in spaces)
+
+
+# -- RL Zoo's algorithms with our lambda -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TUNABLE)
+def test_but_for_lambda_the_space_is_the_hosts(name: str) -> None:
+    ours, theirs = random_study(0).ask(), random_study(0).ask()
+    SAMPLERS[name](ours, 2, 8, {})
+    hyperparams_opt.HYPERPARAMS_SAMPLER[HOSTS[name]](theirs, 2, 8, {})
+    found = dict(ours.distributions)
+    assert found.pop("lambda_rule") == optuna.distributions.CategoricalDistribution(
+        ["constant", "explained_variance", "auto"]
+    )
+    assert found.pop("one_minus_gae_lambda") == optuna.distributions.FloatDistribution(1e-3, 1.0, log=True)
+    assert found == {key: each for key, each in theirs.distributions.items() if key != "one_minus_gae_lambda"}
+    assert theirs.user_attrs.items() <= ours.user_attrs.items()
+
+
+@pytest.mark.parametrize("name", TUNABLE)
+def test_the_hosts_converter_and_the_rule_rebuild_every_trial(name: str) -> None:
+    study, kinds = random_study(1), set()
+    for _ in range(30):
+        trial = study.ask()
+        sampled = SAMPLERS[name](trial, 0, 8, {})
+        raw = dict(trial.params)
+        assert CONVERTERS[name](raw) == sampled
+        assert raw == trial.params, "the trial is left as it is"
+        kind, _, number = str(sampled["gae_lambda"]).rpartition(":")
+        kinds.add(kind)
+        assert float(number.split("_")[0]) == trial.user_attrs["gae_lambda"] == 1 - raw["one_minus_gae_lambda"]
+        assert set(sampled) <= set(inspect.signature(TUNABLE[name]).parameters)
+        theirs = hyperparams_opt.HYPERPARAMS_CONVERTER[HOSTS[name]](raw)
+        assert {**theirs, "gae_lambda": 0} == {**sampled, "gae_lambda": 0, "lambda_rule": raw["lambda_rule"]}
+    assert kinds == {"", "auto", "explained_variance"}
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size:UserWarning")
+@pytest.mark.parametrize("name", TUNABLE)
+def test_every_sampled_point_constructs_the_hosts_algorithm(name: str) -> None:
+    study, env = random_study(0), gym.make("CartPole-v1")
+    for _ in range(6):
+        sampled = SAMPLERS[name](study.ask(), 0, 1, {})
+        assert TUNABLE[name]("MlpPolicy", env, **sampled).gae_lambda == sampled["gae_lambda"]

@@ -1,0 +1,1 @@
+"""A question, its trainings, its figures."""

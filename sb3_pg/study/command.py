@@ -1,0 +1,125 @@
+"""``python -m sb3_pg.study`` and ``zoo_scripts/reproduce.py``: from the YAML file to the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from sb3_pg.launch import Backend, InThisProcess, LocalProcesses, RayCluster
+from sb3_pg.study.plan import Study, read_study
+from sb3_pg.study.reading import StudyError, suggestion
+from sb3_pg.study.report import write_index, write_report
+from sb3_pg.study.runner import check, missing, read_all, run_study
+
+STUDIES = Path("zoo_scripts", "studies")
+
+DESCRIPTION = """
+Train what a study is missing, and write its report. Results that are there are reused; the same command goes on after
+an interrupt.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    result = argparse.ArgumentParser("reproduce", description=DESCRIPTION)
+    result.add_argument("study", help=f"YAML file, the name of one in {STUDIES}, or 'all'")
+    result.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N (those of the file)")
+    result.add_argument("--only", nargs="+", default=[], metavar="WHAT", help="train these: ENV, CURVE, or ENV/CURVE")
+    result.add_argument("--full", action="store_true", help="the long trainings (full_timesteps), where there are")
+    result.add_argument("--tiny", action="store_true", help="see in seconds that it runs; writes to logs/studies/tiny")
+    result.add_argument("--report", action="store_true", help="train nothing, only write the report")
+    result.add_argument("--no-report", action="store_true", help="only train")
+    result.add_argument("--workers", type=int, metavar="N", help="processes of this machine; 0 for this one itself (1)")
+    result.add_argument("--ray", metavar="ADDRESS", help="instead: host:port of a Ray cluster, 'auto', or 'local'")
+    result.add_argument("--results", type=Path, help="where results are kept (results)")
+    result.add_argument("--docs", type=Path, help="where pages are written (docs)")
+    result.add_argument("--logs", type=Path, help="where checkpoints and models are kept (logs/studies)")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Train and report.
+
+    :param argv: the words of the command line; None for those of this process
+    :return: exit code: 0, 2 for an error, 130 after an interrupt
+    """
+    arguments = parser()
+    args = arguments.parse_args(argv)
+    if args.seeds is not None and args.seeds < 1:
+        arguments.error(f"--seeds must be at least 1, not {args.seeds}")
+    if args.workers is not None and (args.workers < 0 or args.ray):
+        arguments.error("--workers must not be negative, and --ray has workers of its own")
+    root = Path("logs", "studies")
+    home = {"results": Path("results"), "docs": Path("docs"), "logs": root}
+    if args.tiny:
+        home = {name: root / "tiny" / name for name in home}
+    for name, default in home.items():
+        setattr(args, name, getattr(args, name) or default)
+    try:
+        for path in paths_of(args.study):
+            reproduce(read_study(path, args.seeds, args.full, args.tiny), args)
+    except StudyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted. What is finished is kept; the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def paths_of(name: str) -> list[Path]:
+    """
+    Find the files that a word of the command line means.
+
+    :param name: a path, the name of a study, or ``"all"``
+    :raises StudyError: for what is none of them
+    """
+    known = {path.stem: path for path in sorted(STUDIES.glob("*.yml"))}
+    if name == "all" and known:
+        return list(known.values())
+    if name in known:
+        return [known[name]]
+    if Path(name).is_file():
+        return [Path(name)]
+    raise StudyError(f"there is no study {name!r}{suggestion(name, {*known, 'all'})}")
+
+
+def backend_of(args: argparse.Namespace) -> Backend:
+    """What trains: the processes or the cluster that a command asks for."""
+    if args.ray:
+        return RayCluster(args.ray)
+    workers = 1 if args.workers is None else args.workers
+    return LocalProcesses(workers) if workers else InThisProcess()
+
+
+def reproduce(study: Study, args: argparse.Namespace) -> None:
+    """
+    Train what a study is missing, and write its report.
+
+    :param study: the plan
+    :param args: the command line
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    folder = args.results / study.name
+    results = read_all(study, folder)
+    if results.n_others:
+        console.print(f"{study.name}: {results.n_others} results of other settings are left alone", markup=False)
+    tasks = [] if args.report else missing(study, results, args.only, args.logs)
+    n_there = sum(map(len, results.found.values()))
+    console.print(f"{study.name}: {n_there} results are there, {len(tasks)} to train", markup=False)
+    if tasks:
+        check(study, tasks)
+        try:
+            with backend_of(args) as backend:
+                run_study(study, results, tasks, folder, backend, console)
+        except (ConnectionError, ImportError) as error:
+            raise StudyError(str(error)) from error
+    if not args.no_report:
+        page = write_report(study, results, args.docs, args.logs)
+        write_index(args.docs, STUDIES)
+        console.print(f"{study.name}: {page}, {args.logs / study.name / 'report.html'}", markup=False)

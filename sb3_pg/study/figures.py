@@ -1,0 +1,335 @@
+"""The figures of a study's page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
+from sb3_pg.study.plan import FigurePlan, Study
+from sb3_pg.study.runner import Results
+from sb3_pg.study.statistics import (
+    Estimate,
+    band,
+    estimate,
+    is_share,
+    normalized,
+    performance_profiles,
+    probabilities_of_improvement,
+    regrets,
+    scores,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+N_COLUMNS = 3
+DPI = 120
+
+NAMES = {
+    "returns": "return of an episode",
+    "lengths": "steps of an episode",
+    "successes": "share of successful episodes",
+    "final": "return in the last tenth of the steps",
+    "spread": "return in the last tenth of the steps",
+    "area": "mean return over the training",
+    "best": "highest return while training",
+    "evaluation": "return of the final policy",
+    "success": "share of successful episodes",
+    "wobble": "standard deviation along the second half",
+}
+
+
+class NothingToDrawError(Exception):
+    """Says why there is no figure."""
+
+
+def draw(plan: FigurePlan, study: Study, results: Results) -> bytes:
+    """
+    Draw a figure.
+
+    :param plan: what the study says of it
+    :param study: the whole
+    :param results: of its trainings
+    :return: a PNG file
+    :raises NothingToDrawError: when what it needs has not been trained, or is not installed
+    """
+    kinds: dict[str, Callable[[FigurePlan, Study, Results], Figure]] = {
+        "curves": _curves,
+        "seconds": _curves,
+        "scores": _scores,
+        "against": _against,
+        "regret": _regret,
+        "profile": _profile,
+        "improvement": _improvement,
+    }
+    with style():
+        try:
+            return to_png(kinds[plan.kind](plan, study, results), DPI, n_colors=256)
+        except ImportError as error:
+            raise NothingToDrawError(f"it needs rliable, which the extra `plots` installs ({error})") from error
+
+
+def looks(plan: FigurePlan, study: Study) -> dict[str, Look]:
+    """Look of each curve: the same in all figures of a study, where there are colours enough."""
+    names = [curve.name for curve in study.curves]
+    order = names if len(names) <= 10 else list(plan.curves)
+    return {name: look(order.index(name)) for name in plan.curves}
+
+
+def _drawn(plan: FigurePlan, study: Study, results: Results, env: str) -> list[str]:
+    return [name for name in plan.curves if env in study.curve(name).envs and results.of(env, name)]
+
+
+def _panels(plan: FigurePlan, study: Study, results: Results, height: float, share_y: bool) -> tuple[Any, Any]:
+    """A figure with a panel for each environment that has results."""
+    envs = [env for env in plan.envs if _drawn(plan, study, results, env)]
+    if not envs:
+        raise NothingToDrawError("none of its curves has been trained yet")
+    n_columns = min(len(envs), N_COLUMNS)
+    n_rows = -(-len(envs) // n_columns)
+    size = (8.4 if n_columns == 1 else 3.7 * n_columns, height * n_rows + 0.3)
+    figure = new_figure(size, layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharey=share_y).ravel()
+    for unused in axes[len(envs) :]:
+        unused.set_visible(False)
+    return figure, dict(zip(envs, axes, strict=False))
+
+
+def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """Return against steps or seconds: interquartile mean with its interval, or every seed."""
+    key = plan.options.get("y", "returns")
+    height = 3.1 if len(plan.envs) > 1 else 4.0
+    figure, panels = _panels(plan, study, results, height, plan.options.get("share_y", False))
+    styles, lines = looks(plan, study), {}
+    for env, axes in panels.items():
+        for name in _drawn(plan, study, results, env):
+            found, of = results.of(env, name), styles[name]
+            shown = band(found, key)
+            if plan.kind == "seconds":
+                x = np.mean([result.seconds for result in found], axis=0)
+            else:
+                x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
+            for seed in shown.each if plan.options.get("seeds") else ():
+                axes.plot(x, seed, color=of.color, lw=0.7, alpha=0.45)
+            axes.fill_between(x, shown.low, shown.high, color=of.color, alpha=0.17, lw=0)
+            (lines[name],) = axes.plot(x, shown.middle, color=of.color, ls=of.dash, label=study.curve(name).label)
+        axes.set_title(env if len(panels) > 1 else plan.title or env)
+        if plan.kind == "seconds":
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(0, max(study.curve(name).n_timesteps[env] for name in _drawn(plan, study, results, env)))
+            axes.locator_params(axis="x", nbins=5)
+        shorten_ticks(axes)
+    what = "seconds of training (one thread)" if plan.kind == "seconds" else "environment steps"
+    _label(figure, panels, what, NAMES.get(key, key))
+    # In the order of the plan, beside a single panel or above several
+    handles = [lines[name] for name in plan.curves if name in lines]
+    if len(panels) == 1 and len(handles) > 1:
+        figure.legend(handles=handles, loc="outside right upper", handlelength=2.4)
+    elif len(handles) > 1:
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), handlelength=2.4)
+    return figure  # type: ignore[no-any-return]
+
+
+def _label(figure: Any, panels: dict[str, Any], x: str, y: str) -> None:
+    if len(panels) > 1:
+        figure.supxlabel(x, fontsize=10)
+        figure.supylabel(y, fontsize=10)
+    else:
+        next(iter(panels.values())).set(xlabel=x, ylabel=y)
+
+
+def _scores(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """A row for each curve: every seed, and the estimate with its interval."""
+    measure = plan.options.get("measure", "final")
+    names = [name for name in plan.curves if any(results.of(env, name) for env in plan.envs)]
+    figure, panels = _panels(plan, study, results, 0.9 + 0.32 * max(len(names), 2), share_y=True)
+    styles = looks(plan, study)
+    for env, axes in panels.items():
+        for row, name in enumerate(names):
+            if results.of(env, name):
+                _row(axes, -row, scores(study, results, env, name, measure), measure, styles[name])
+        axes.set_yticks([-row for row in range(len(names))], [study.curve(name).label for name in names])
+        axes.set_ylim(-len(names) + 0.4, 0.6)
+        axes.grid(axis="y", visible=False)
+        axes.set_title(env if len(panels) > 1 else plan.title or env)
+        shorten_ticks(axes)
+    _label(figure, panels, name_of(measure), "")
+    return figure  # type: ignore[no-any-return]
+
+
+def name_of(measure: str) -> str:
+    """A measure in words."""
+    kind, _, argument = measure.partition(":")
+    words = {
+        "steps_to": f"steps until the return first is {argument}",
+        "above": f"share of seeds that end at {argument} or more",
+        "logged": f"{argument}, mean over the training",
+    }
+    return words.get(kind) or NAMES[measure]
+
+
+def _row(axes: Axes, height: float, values: Any, measure: str, of: Look) -> None:
+    finite = values[np.isfinite(values)]
+    # Seeds one above the other where they are equal: a fixed jitter
+    jitter = np.random.default_rng(0).uniform(-0.17, 0.17, len(finite))
+    axes.plot(finite, height + jitter, "o", color=of.color, alpha=0.35, ms=4, mew=0)
+    found = estimate(values, measure)
+    if np.isfinite(found.value):
+        ends = [end if np.isfinite(end) else np.nanmax(finite) for end in (found.low, found.high)]
+        axes.plot(ends, [height, height], color=of.color, lw=2.6)
+        axes.plot(found.value, height, of.marker, color=of.color, ms=7, mec="white", mew=0.8)
+    text = written(found, measure)
+    if len(finite) < len(values):
+        text += f", {len(values) - len(finite)} never"
+    axes.annotate(
+        text, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#444444",
+        annotation_clip=False,
+    )  # fmt: skip
+
+
+def written(found: Estimate, measure: str) -> str:
+    """An estimate as text: 195 [190, 200]; shares in per cent."""
+    if not found.n_seeds:
+        return "-"
+
+    def number(value: float) -> str:
+        if not np.isfinite(value):
+            return "never"
+        if is_share(measure):
+            return f"{100 * value:.0f} %"
+        return short(float(f"{value:.3g}")) if measure.startswith("steps_to") else _three_digits(value)
+
+    if found.n_seeds == 1:
+        return number(found.value)
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """A measure against a hyperparameter; curves whose value is no number are lines across."""
+    measure, parameter = plan.options.get("measure", "final"), plan.options["parameter"]
+    figure, panels = _panels(plan, study, results, 3.1 if len(plan.envs) > 1 else 4.0, share_y=False)
+    for env, axes in panels.items():
+        points: list[tuple[float, Any]] = []
+        across: list[tuple[str, Any]] = []
+        for name in _drawn(plan, study, results, env):
+            value = study.settings(study.curve(name), env).block.get(parameter)
+            found = scores(study, results, env, name, measure)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                points.append((float(value), found))
+            elif len(found):
+                across.append((study.curve(name).label, found))
+        points.sort(key=lambda point: point[0])
+        estimates = [estimate(found, measure) for _, found in points]
+        x, blue = np.arange(len(points)), look(0)
+        for at, (_, found) in zip(x, points, strict=True):
+            axes.plot([at] * len(found), found, "o", color=blue.color, alpha=0.35, ms=4, mew=0)
+        middles = [each.value for each in estimates]
+        ends = np.array([(each.value - each.low, each.high - each.value) for each in estimates]).T
+        if len(points):
+            axes.errorbar(x, middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8)
+        for number, (label, found) in enumerate(across, 1):
+            one, of = estimate(found, measure), look(number)
+            axes.axhspan(one.low, one.high, color=of.color, alpha=0.13, lw=0)
+            axes.axhline(one.value, color=of.color, ls=of.dash, label=label)
+        axes.set_xticks(x, [f"{value:g}" for value, _ in points])
+        axes.set_title(env if len(panels) > 1 else plan.title or env)
+        if across:
+            axes.legend(loc="best")
+    _label(figure, panels, parameter, name_of(measure))
+    return figure  # type: ignore[no-any-return]
+
+
+def fixed_curves(study: Study, env: str, names: Sequence[str]) -> list[str]:
+    """Curves whose lambda is a number."""
+    blocks = {name: study.settings(study.curve(name), env).block for name in names}
+    return [name for name, block in blocks.items() if isinstance(block.get("gae_lambda"), (int, float))]
+
+
+def _regret(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """Regret of every curve to the best fixed lambda, one panel for each environment."""
+    found = {}
+    for env in plan.envs:
+        one = regrets({name: results.of(env, name) for name in plan.curves}, fixed_curves(study, env, plan.curves))
+        if one is not None:
+            found[env] = one
+    if not found:
+        raise NothingToDrawError("no seed has been through two fixed lambdas yet")
+    figure = new_figure((2.0 + 2.0 * len(found), 1.2 + 0.27 * len(plan.curves)), layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axes, (env, one) in zip(panels, found.items(), strict=True):
+        fixed = fixed_curves(study, env, plan.curves)
+        for name, (mean, low, high) in zip(one.curves, 100 * one.regrets, strict=True):
+            of = look(0) if name not in fixed else Look(GREY, "-", "o")
+            height = -plan.curves.index(name)
+            axes.plot([low, high], [height, height], color=of.color, lw=2.4)
+            axes.plot(mean, height, "o", color=of.color, ms=6, mec="white", mew=0.8)
+        axes.axvline(0, color="#222222", lw=0.9)
+        axes.axhline(-len(fixed) + 0.5, color="#bbbbbb", lw=0.8)
+        axes.set_title(f"{env}\n{one.areas.shape[1]} seeds, best {one.best}", fontsize=9, fontweight="normal")
+        axes.grid(axis="y", visible=False)
+    panels[0].set_yticks(
+        [-row for row in range(len(plan.curves))], [study.curve(name).label for name in plan.curves], fontsize=8.5
+    )
+    panels[0].set_ylim(-len(plan.curves) + 0.4, 0.6)
+    what = "regret to the best fixed λ, % of best − worst (grey: fixed, blue: chosen while training)"
+    figure.supxlabel(what, fontsize=9)
+    return figure
+
+
+def _comparable(plan: FigurePlan, study: Study, results: Results) -> tuple[dict[str, Any], list[str]]:
+    envs = [env for env in plan.envs if len(_drawn(plan, study, results, env)) == len(plan.curves)]
+    if not envs:
+        raise NothingToDrawError("no environment has been trained with all of its curves yet")
+    return normalized(study, results, envs, plan.curves), envs
+
+
+def _profile(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """Share of trainings above each level of the normalised return."""
+    found, envs = _comparable(plan, study, results)
+    taus = np.linspace(0.0, max(1.05, max(float(values.max()) for values in found.values())), 101)
+    figure = new_figure((8.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, (share, low, high) in performance_profiles(found, taus).items():
+        of = looks(plan, study)[name]
+        axes.fill_between(taus, low, high, color=of.color, alpha=0.15, lw=0)
+        axes.plot(taus, share, color=of.color, ls=of.dash, label=study.curve(name).label)
+    axes.set(
+        title=plan.title,
+        xlabel="return: 0 the worst training, 1 the best algorithm's interquartile mean",
+        ylabel=f"share of trainings above ({len(envs)} environments)",
+        ylim=(-0.02, 1.02),
+    )
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
+    """Probability that a training of the first curve is better than one of another."""
+    found, envs = _comparable(plan, study, results)
+    first, *others = plan.curves
+    probabilities = probabilities_of_improvement(found, first)
+    figure = new_figure((8.4, 1.0 + 0.4 * len(others)), layout="constrained")
+    axes = figure.subplots()
+    for row, name in enumerate(others):
+        one, of = probabilities[name], looks(plan, study)[name]
+        axes.plot([one.low, one.high], [-row, -row], color=of.color, lw=2.6)
+        axes.plot(one.value, -row, of.marker, color=of.color, ms=7, mec="white")
+    axes.axvline(0.5, color="#222222", lw=0.9)
+    axes.set_yticks([-row for row in range(len(others))], [study.curve(name).label for name in others])
+    axes.set(
+        title=plan.title,
+        xlim=(0, 1),
+        ylim=(-len(others) + 0.4, 0.6),
+        xlabel=f"P({study.curve(first).label} is better than ...), {len(envs)} environments",
+    )
+    axes.grid(axis="y", visible=False)
+    return figure

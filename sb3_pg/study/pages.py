@@ -1,0 +1,174 @@
+"""Pages as Markdown and HTML, files that are written whole or not at all, tables between two marks of a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str | bytes) -> None:
+    """Write a file under another name and rename it: who reads it, or interrupts this, never finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.write_bytes(text.encode() if isinstance(text, str) else text)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def put_between_marks(page: Path, mark: str, text: str) -> None:
+    """
+    Replace what stands between ``<!-- mark -->`` and ``<!-- /mark -->`` in a page.
+
+    :raises ValueError: when the page has no such marks
+    """
+    first, last = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    whole, found = re.subn(
+        f"{first}.*?{last}", lambda _: f"{first}\n{text}\n{last}", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    if not found:
+        raise ValueError(f"{page} has no place for the table: {first} and {last} are expected in it")
+    write_whole(page, whole)
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table; a bar within a cell is escaped."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+# -- what a page is made of ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading of a level from 1."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Text, with Markdown's `code` and **bold** and links."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines for a shell."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG or GIF file."""
+
+    name: str
+    title: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading and rows of the same length."""
+
+    heading: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Block = Heading | Paragraph | Items | Code | Picture | Table
+Page = Iterator[Block]
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; } h3 { font-size: 1rem; }
+figure { margin: 1rem 0; } figure img { max-width: 100%; } figcaption { font-size: 0.9rem; color: #555; }
+div.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e3e3e3; }
+th { border-bottom: 2px solid #999; } pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto; font-size: 85%; }
+code { background: #f0f0f0; padding: 0 0.2rem; } pre code { background: none; padding: 0; }
+"""
+
+
+def as_markdown(blocks: Iterable[Block], folder: str) -> str:
+    """
+    Write a page as Markdown.
+
+    :param blocks: what it is made of
+    :param folder: where its pictures are, seen from the page
+    """
+    parts = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"{'#' * block.level} {block.text}")
+        elif isinstance(block, Paragraph):
+            parts.append(" ".join(block.text.split()))
+        elif isinstance(block, Items):
+            parts.append("\n".join(f"- {' '.join(text.split())}" for text in block.texts))
+        elif isinstance(block, Code):
+            parts.append(f"```sh\n{block.text}\n```")
+        elif isinstance(block, Picture):
+            parts.append(f"![{block.title}]({folder}/{block.name})\n*{block.title}*")
+        else:
+            parts.append(markdown_table(block.heading, block.rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def as_html(title: str, blocks: Iterable[Block]) -> str:
+    """
+    Write a page as HTML that stands alone, with its pictures in it.
+
+    :param title: of the window
+    :param blocks: what it is made of
+    """
+    parts = []
+    for block in blocks:
+        if isinstance(block, Heading):
+            parts.append(f"<h{block.level}>{_inline(block.text)}</h{block.level}>")
+        elif isinstance(block, Paragraph):
+            parts.append(f"<p>{_inline(block.text)}</p>")
+        elif isinstance(block, Items):
+            parts.append("<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>")
+        elif isinstance(block, Code):
+            parts.append(f"<pre><code>{html.escape(block.text)}</code></pre>")
+        elif isinstance(block, Picture):
+            kind = block.name.rpartition(".")[2]
+            content = base64.b64encode(block.content).decode()
+            name = html.escape(block.title)
+            parts.append(
+                f'<figure><img alt="{name}" src="data:image/{kind};base64,{content}">'
+                f"<figcaption>{name}</figcaption></figure>"
+            )
+        else:
+            rows = [_cells(block.heading, "th"), *(_cells(row, "td") for row in block.rows)]
+            parts.append(f'<div class="wide"><table>{"".join(rows)}</table></div>')
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+
+
+def _cells(texts: Iterable[str], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{_inline(text)}</{tag}>" for text in texts) + "</tr>"
+
+
+def _inline(text: str) -> str:
+    """Markdown's code, bold and links within a line."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
+    return re.sub(r"\[([^\]]+)\]\((https?://[^)\s]+)\)", r'<a href="\2">\1</a>', text)

@@ -1,0 +1,177 @@
+"""Short films of trained agents, without a screen: MuJoCo's bodies are drawn as a shadow from the side."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_pg.study.plan import Study
+from sb3_pg.study.results import plain
+from sb3_pg.study.runner import folder_of
+from sb3_pg.study.training import MODEL, put_statistics
+from sb3_pg.tune.blocks import BlockManager, is_deterministic, silence
+from sb3_pg.tune.experiment import Experiment
+
+MAX_BYTES = 300_000
+MAX_SECONDS = 8.0
+FRAMES_PER_SECOND = 12.5
+WIDTH = 300
+VIEW_METRES = 2.2
+"""Height of the picture: the bodies of Gymnasium's tasks are between one and one and a half metres tall."""
+
+Frame = NDArray[np.uint8]
+
+_SKY, _GROUND, _BODY, _EDGE = (250, 250, 250), (205, 208, 213), (38, 84, 164), (20, 42, 84)
+_SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX = 2, 3, 4, 5, 6
+
+
+def film(study: Study, logs: Path) -> tuple[bytes, str]:
+    """
+    Play one episode with the model that the first seed of the study's picture left.
+
+    :param study: the plan
+    :param logs: folder of models
+    :return: a GIF file of 300 kB at most, and why there is none; one of them is empty
+    """
+    if study.picture is None:
+        return b"", "the study asks for none"
+    env_id, name = study.picture
+    curve = study.curve(name)
+    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
+    try:
+        packed = pickle.loads(path.read_bytes())
+    except OSError:
+        return b"", f"no model of {name} is kept here: its first seed was trained on another machine, or before this"
+    settings = study.settings(curve, env_id)
+    if packed["settings"] != plain(settings):
+        return b"", f"the model of {name} that is kept here was trained with other settings"
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            frames, seconds = _play(settings.algo, env_id, settings.block, settings.env_kwargs, packed)
+        except Exception as error:  # a film is not worth a report
+            return b"", f"it could not be drawn: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return as_gif(frames, seconds), ""
+
+
+def _play(
+    algo: str, env_id: str, block: dict[str, Any], env_kwargs: dict[str, Any], packed: dict[str, Any]
+) -> tuple[list[Frame], float]:
+    """Frames of one episode, and the seconds between them."""
+    kwargs = {**env_kwargs, "render_mode": "rgb_array"}
+    experiment = Experiment(algo, env_id, 1, n_eval_envs=1, env_kwargs=kwargs, eval_env_kwargs=kwargs)
+    manager = BlockManager(experiment, {**block, "n_envs": 1}, seed=1)
+    with silence():
+        _, env, eval_env, _ = manager.build()
+    try:
+        model = ALGOS[algo].load(io.BytesIO(packed["model"]), device="cpu")
+        put_statistics(packed, eval_env)
+        fps = int(eval_env.metadata.get("render_fps") or 30)  # type: ignore[arg-type]
+        every = max(round(fps / FRAMES_PER_SECOND), 1)
+        frames, observation = [], eval_env.reset()
+        for step in range(int(MAX_SECONDS * fps)):
+            if step % every == 0:
+                frames.append(_picture(eval_env))
+            action, _ = model.predict(observation, deterministic=is_deterministic(env_id))  # type: ignore[arg-type]
+            observation, _, done, _ = eval_env.step(action)
+            if done[0]:
+                break
+    finally:
+        env.close()
+        eval_env.close()
+    return frames, every / fps
+
+
+def _picture(env: VecEnv) -> Frame:
+    simulated = env.get_attr("unwrapped")[0]
+    if hasattr(simulated, "model") and hasattr(simulated, "data"):
+        return shadow(simulated.model, simulated.data)
+    rendered = env.render()
+    assert rendered is not None
+    return np.asarray(rendered, dtype=np.uint8)
+
+
+def shadow(model: Any, data: Any, size: tuple[int, int] = (600, 360)) -> Frame:
+    """
+    Draw MuJoCo's bodies as seen from the side, following the first one; what swims is seen from above.
+
+    It needs no OpenGL, which machines without a screen seldom have.
+
+    :param model: MuJoCo's model
+    :param data: and its state
+    :param size: of the picture, in pixels
+    """
+    from_above = model.opt.viscosity > 0
+    up = 1 if from_above else 2
+    scale = size[1] / VIEW_METRES
+    middle = float(data.xpos[1][0]) if model.nbody > 1 else 0.0
+    ground = size[1] / 2 if from_above else 0.86 * size[1]
+
+    def pixel(point: Any) -> tuple[float, float]:
+        return size[0] / 2 + scale * (float(point[0]) - middle), ground - scale * float(point[up])
+
+    image = Image.new("RGB", size, _SKY)
+    pen = ImageDraw.Draw(image)
+    if not from_above:
+        pen.rectangle((0, ground, *size), fill=_GROUND)
+    first = int(np.floor(middle - size[0] / scale))
+    for mark in range(first, first + 2 * int(size[0] / scale) + 2):  # one a metre, so that it is seen to move
+        x = pixel((mark, 0, 0))[0]
+        pen.line((x, ground, x, ground + 8), fill=_EDGE)
+    depth = np.asarray(data.geom_xpos)[:, 3 - up]
+    for number in np.argsort(-depth):
+        _draw_geom(pen, model, data, int(number), pixel, scale)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _draw_geom(pen: ImageDraw.ImageDraw, model: Any, data: Any, number: int, pixel: Any, scale: float) -> None:
+    kind, size = int(model.geom_type[number]), np.asarray(model.geom_size[number])
+    if model.geom_bodyid[number] == 0 and kind != _CAPSULE:
+        return  # the floor, and what stands on it
+    center, radius = np.asarray(data.geom_xpos[number]), max(float(size[0]), 0.01)
+    half = {_CAPSULE: size[1], _CYLINDER: size[1], _BOX: size.max()}.get(kind, 0.0)
+    axis = np.asarray(data.geom_xmat[number]).reshape(3, 3)[:, int(size.argmax()) if kind == _BOX else 2] * half
+    if kind == _BOX:
+        radius = float(np.sort(size)[1])
+    ends = pixel(center - axis), pixel(center + axis)
+    for color, width in ((_EDGE, scale * radius + 1.5), (_BODY, scale * radius)):
+        pen.line((*ends[0], *ends[1]), fill=color, width=max(round(2 * width), 1))
+        for x, y in ends:
+            pen.ellipse((x - width, y - width, x + width, y + width), fill=color)
+
+
+def as_gif(frames: list[Frame], seconds: float, max_bytes: int = MAX_BYTES) -> bytes:
+    """
+    Write frames as a GIF that goes round, with less of everything until it is small enough.
+
+    :param frames: at least one, shape ``(height, width, 3)``
+    :param seconds: between two frames
+    :param max_bytes: size of the file
+    """
+    gif = b""
+    for width, n_colors, every in ((WIDTH, 64, 1), (WIDTH, 32, 2), (240, 16, 2), (180, 16, 4), (120, 8, 8)):
+        images = []
+        for frame in frames[::every]:
+            image = Image.fromarray(frame)
+            height = round(image.height * width / image.width)
+            images.append(image.resize((width, height), Image.Resampling.LANCZOS).quantize(n_colors))
+        stream = io.BytesIO()
+        images[0].save(
+            stream, "gif", save_all=True, append_images=images[1:], duration=round(1000 * seconds * every), loop=0,
+            optimize=True,
+        )  # fmt: skip
+        gif = stream.getvalue()
+        if len(gif) <= max_bytes:
+            break
+    return gif

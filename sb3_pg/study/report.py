@@ -1,0 +1,290 @@
+"""What a study came to: one page that stands alone (HTML), and one with its figures beside it (Markdown)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from sb3_pg.study.commands import command
+from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
+from sb3_pg.study.pages import (
+    Block,
+    Code,
+    Heading,
+    Items,
+    Page,
+    Paragraph,
+    Picture,
+    Table,
+    as_html,
+    as_markdown,
+    markdown_table,
+    put_between_marks,
+    write_whole,
+)  # fmt: skip
+from sb3_pg.study.pictures import film
+from sb3_pg.study.plan import FigurePlan, Study
+from sb3_pg.study.runner import Results
+from sb3_pg.study.statistics import Regrets, Verdict, estimate, judge, regrets, scores
+from sb3_pg.tune.progress import clock
+
+INDEX = "studies"
+"""Mark of the list in docs/studies/README.md."""
+N_NAMED = 12
+
+
+def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path:
+    """
+    Write the pages of a study.
+
+    :param study: the plan
+    :param results: of its trainings
+    :param docs: folder of the documentation: the Markdown page and its figures
+    :param logs: folder of models; the HTML page goes to the study's folder in it
+    :return: path of the Markdown page
+    """
+    page = docs / study.page
+    folder = page.with_suffix("")
+    for old in folder.glob("*.*"):
+        if old.suffix in (".png", ".gif"):
+            old.unlink()
+    blocks = list(_blocks(study, results, logs))
+    for block in blocks:
+        if isinstance(block, Picture):
+            write_whole(folder / block.name, block.content)
+    write_whole(page, as_markdown(blocks, folder.name))
+    write_whole(logs / study.name / "report.html", as_html(study.title, blocks))
+    for place in study.put_into:
+        name, _, mark = place.partition("#")
+        target = docs / name
+        if target.exists():
+            relative = os.path.relpath(folder, target.parent).replace(os.sep, "/")
+            put_between_marks(target, mark, as_markdown(list(_summary(study, blocks, page, target)), relative).strip())
+    return page
+
+
+def _blocks(study: Study, results: Results, logs: Path) -> Page:
+    yield Heading(study.title, 1)
+    yield Paragraph(study.question)
+    if study.source:
+        yield Paragraph(f"From: {study.source}")
+    yield Paragraph(" ".join(_state(study, results)))
+    if study.claims:
+        yield Heading("What is claimed, and what came out")
+        yield _claims_table([judge(claim, study, results) for claim in study.claims], study)
+        yield Paragraph(
+            "Interquartile means over seeds (means for shares, medians where a number can be infinite) with 95 % "
+            "bootstrap intervals. Yes and no are said where the interval, of the number or of the difference, lies on "
+            "one side. Alike (~) are two numbers that differ by a fifth of the larger one at most."
+        )
+    yield Heading("Figures")
+    for number, plan in enumerate(study.figures, 1):
+        try:
+            picture = draw(plan, study, results)
+        except NothingToDrawError as error:
+            yield Paragraph(f"{plan.title or plan.kind}: not drawn, since {error}.")
+            continue
+        yield Picture(f"{number:02d}_{plan.kind}.png", plan.title or "Learning curves", picture)
+        if plan.kind == "regret":
+            yield from _regret_tables(plan, study, results)
+    if study.picture is not None:
+        gif, why_not = film(study, logs)
+        title = f"{study.curve(study.picture[1]).label} on {study.picture[0]}, the first seed's final policy"
+        yield Picture("agent.gif", title, gif) if gif else Paragraph(f"No film of {title}: {why_not}.")
+    yield Heading("Numbers")
+    yield from _numbers(study, results)
+    yield Heading("Commands")
+    yield from _commands(study)
+    if study.notes:
+        yield Heading("What is not the same, and what was not said")
+        yield Items(study.notes)
+    yield Heading("How it was made")
+    yield from _made_with(study, results)
+
+
+def _state(study: Study, results: Results) -> Iterator[str]:
+    """How much of the plan has been trained, and what diverged."""
+    planned = {(env, curve.name): len(curve.seeds) for curve in study.curves for env in curve.envs}
+    there = {key: min(len(results.found.get(key, {})), n_seeds) for key, n_seeds in planned.items()}
+    n_missing = sum(planned.values()) - sum(there.values())
+    yield f"{sum(there.values())} of {sum(planned.values())} trainings are done."
+    if n_missing:
+        lacking = [f"{curve} on {env} ({there[env, curve]} of {n} seeds)" for (env, curve), n in planned.items()
+                   if there[env, curve] < n]  # fmt: skip
+        more = f" and {len(lacking) - N_NAMED} more" if len(lacking) > N_NAMED else ""
+        yield f"Missing: {', '.join(lacking[:N_NAMED])}{more}."
+    failed = [
+        f"{curve} on {env}, seed {result.seed} ({result.failure})"
+        for env, curve in planned
+        for result in results.of(env, curve)
+        if result.failure
+    ]
+    if failed:
+        yield f"Diverged, and counted as the worst of their environment: {'; '.join(failed[:N_NAMED])}."
+    if study.tiny:
+        yield "This is the tiny scale: it shows that the study runs, and nothing else."
+
+
+def _claims_table(verdicts: list[Verdict], study: Study) -> Table:
+    rows = []
+    for verdict in verdicts:
+        claim = verdict.claim
+        shown = written(verdict.measured, claim.measure)
+        if verdict.other is not None:
+            label = study.curve(str(claim.than)).label
+            shown += f"; {label}: {written(verdict.other, claim.measure)}"
+        of = f"{study.curve(claim.curve).label}: {name_of(claim.measure)}"
+        rows.append((claim.claim, claim.claimed or _bar(verdict), of, shown, verdict.holds, claim.why))
+    return Table(("claimed", "number", "measured is", "measured", "same?", "why"), tuple(rows))
+
+
+def _bar(verdict: Verdict) -> str:
+    claim = verdict.claim
+    return f"{claim.sign} {claim.than:g}" if isinstance(claim.than, float) and claim.sign else ""
+
+
+def _numbers(study: Study, results: Results) -> Page:
+    heading = ("curve", "steps", "seeds", "last tenth of the steps", "whole training", "final policy", "seconds")
+    for env in study.envs:
+        rows = []
+        for curve in study.curves:
+            found = results.of(env, curve.name)
+            if env not in curve.envs or not found:
+                continue
+            columns = [
+                written(estimate(scores(study, results, env, curve.name, measure), measure), measure)
+                for measure in ("final", "area", "evaluation")
+            ]
+            seconds = f"{np.mean([result.seconds[-1] for result in found]):.0f}"
+            rows.append((curve.label, f"{curve.n_timesteps[env]:,}", str(len(found)), *columns, seconds))
+        if rows:
+            yield Heading(env, 3)
+            yield Table(heading, tuple(rows))
+
+
+def _commands(study: Study) -> Page:
+    yield Paragraph("Each curve through RL Zoo's own command, for one seed:")
+    parts = []
+    for curve in study.curves:
+        seeds = f"seeds {curve.seeds[0]} to {curve.seeds[-1]}" if len(curve.seeds) > 1 else f"seed {curve.seeds[0]}"
+        shown = "\n".join(command(study, curve, env) for env in curve.envs)
+        parts.append(f"# {curve.label}; {seeds}\n{shown}")
+    yield Code("\n\n".join(parts))
+
+
+def _made_with(study: Study, results: Results) -> Page:
+    everything = [result for env, name in results.found for result in results.of(env, name)]
+    total = sum(result.seconds[-1] for result in everything)
+    versions: dict[str, set[str]] = {}
+    for result in everything:
+        for name, version in result.versions.items():
+            versions.setdefault(name, set()).add(version)
+    listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
+    others = (
+        f" {results.n_others} results in the same files are of other settings, and left alone."
+        if results.n_others
+        else ""
+    )
+    yield Paragraph(
+        f"`make reproduce STUDY={study.name}` trains what is missing and writes this page; the plan is "
+        f"`zoo_scripts/studies/{study.name}.yml`, every training's learning curve is in `results/{study.name}/`. "
+        f"{len(everything)} trainings took {clock(total)} (hours, minutes, seconds), each with one thread.{others}"
+    )
+    if listed:
+        yield Paragraph(f"Versions: {listed}.")
+
+
+# -- lambda ----------------------------------------------------------------------------------------------------------
+
+
+def _regret_tables(plan: FigurePlan, study: Study, results: Results) -> Page:
+    found: dict[str, Regrets] = {}
+    fixed: set[str] = set()
+    for env in plan.envs:
+        names = fixed_curves(study, env, plan.curves)
+        one = regrets({name: results.of(env, name) for name in plan.curves}, names)
+        if one is not None:
+            found[env], fixed = one, {*fixed, *names}
+    rows = [
+        (f"`{name}`", *(_regret_cell(one, name, name in fixed) for one in found.values()))
+        for name in plan.curves
+        if any(name in one.curves for one in found.values())
+    ]
+    yield Table(("λ", *found), tuple(rows))
+    counts = ", ".join(f"{env} {one.areas.shape[1]}" for env, one in found.items())
+    yield Paragraph(
+        "Mean return over the training (area under the learning curve), and in brackets the regret to the best fixed λ "
+        "(bold), as a share of the difference between the best and the worst, with a 95 % bootstrap interval over the "
+        f"seeds in which best and worst are chosen anew. For rules, the mean λ in use. Seeds: {counts}."
+    )
+    gains = []
+    for name in plan.curves:
+        cells = [_gain_cell(one, name) for one in found.values()]
+        if any(cells):
+            gains.append((f"`{name}`", *cells))
+    if gains:
+        yield Table(("gain over its default, held fixed", *found), tuple(gains))
+        yield Paragraph("What a rule gains over its default, seed by seed, in the same unit.")
+
+
+def _regret_cell(one: Regrets, name: str, is_fixed: bool) -> str:
+    if name not in one.curves:
+        return ""
+    row = one.curves.index(name)
+    mean, low, high = 100 * one.regrets[row]
+    value = f"{one.areas[row].mean():.4g}"
+    value = f"**{value}**" if name == one.best else value
+    used = "" if is_fixed or not np.isfinite(one.lambdas[row]) else f", λ {one.lambdas[row]:.2f}"
+    return f"{value} ({mean:.0f} %, {low:.0f} to {high:.0f}{used})"
+
+
+def _gain_cell(one: Regrets, name: str) -> str:
+    gain = one.gains.get(name)
+    return "" if gain is None else "{:+.0f} % ({:+.0f} to {:+.0f})".format(*(100 * gain))
+
+
+# -- other pages -----------------------------------------------------------------------------------------------------
+
+
+def _summary(study: Study, blocks: list[Block], page: Path, target: Path) -> Page:
+    """What another page shows of a study: its first figure with the tables that belong to it, or its claims."""
+    link = os.path.relpath(page, target.parent).replace(os.sep, "/")
+    first = next((number for number, block in enumerate(blocks) if isinstance(block, Picture)), None)
+    if first is not None:
+        yield blocks[first]
+        for block in blocks[first + 1 :]:
+            if not isinstance(block, (Table, Paragraph)):
+                break
+            yield block
+    yield Paragraph(f"All figures, numbers and commands: [{study.title}]({link}).")
+
+
+def write_index(docs: Path, studies: Path) -> None:
+    """
+    Write the list of all studies that have a page into ``docs/studies/README.md``.
+
+    :param docs: folder of the documentation
+    :param studies: folder of the YAML files
+    """
+    index = docs / "studies" / "README.md"
+    if not index.exists():
+        write_whole(index, f"# Studies\n\n<!-- {INDEX} -->\n<!-- /{INDEX} -->\n")
+    rows = []
+    for path in sorted(studies.glob("*.yml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        page = docs / values.get("page", f"studies/{path.stem}.md")
+        if not page.exists():
+            continue
+        link = os.path.relpath(page, index.parent).replace(os.sep, "/")
+        pictures = sorted(page.with_suffix("").glob("*.png"))
+        shown = ""
+        if pictures:
+            source = os.path.relpath(pictures[0], index.parent).replace(os.sep, "/")
+            shown = f'<img src="{source}" width="260" alt="{path.stem}">'
+        rows.append((f"[{values['title']}]({link})", " ".join(values["question"].split()), shown))
+    table = markdown_table(("study", "question", ""), rows) if rows else "None has been reproduced yet."
+    put_between_marks(index, INDEX, table)

@@ -1,0 +1,279 @@
+"""Trains what a study is missing, and keeps each result as soon as it is there."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sb3_pg.launch import Backend, Outcome, run_all
+from sb3_pg.study.plan import Study
+from sb3_pg.study.reading import StudyError
+from sb3_pg.study.results import RunResult, append_result, path_of, read_results
+from sb3_pg.study.training import RunTask, quiet_mujoco, train
+from sb3_pg.tune.blocks import BlockManager, silence
+from sb3_pg.tune.experiment import Experiment
+from sb3_pg.tune.progress import clock
+
+Key = tuple[str, str]
+"""Environment and name of a curve."""
+
+
+@dataclass
+class Results:
+    """
+    The results of a study's settings.
+
+    :param found: by environment and curve, then by seed
+    :param n_others: results in the same files that were trained with other settings
+    """
+
+    found: dict[Key, dict[int, RunResult]] = field(default_factory=dict)
+    n_others: int = 0
+
+    def of(self, env: str, curve: str) -> list[RunResult]:
+        """Results of a curve, in the order of their seeds."""
+        return [result for _, result in sorted(self.found.get((env, curve), {}).items())]
+
+
+def read_all(study: Study, folder: Path) -> Results:
+    """
+    Read what has been trained.
+
+    :param study: what belongs to it
+    :param folder: of its results
+    """
+    results = Results()
+    for curve in study.curves:
+        for env in curve.envs:
+            settings = study.settings(curve, env)
+            known = results.found.setdefault((env, curve.name), {})
+            for result in read_results(path_of(folder, env, curve.name)):
+                if result.settings == settings:
+                    known.setdefault(result.seed, result)
+                else:
+                    results.n_others += 1
+    return results
+
+
+def missing(
+    study: Study, results: Results, wanted: Iterable[str] = (), logs: Path | None = None, keep_models: bool = True
+) -> list[RunTask]:
+    """
+    Say what there is to train.
+
+    :param study: the plan
+    :param results: what is there
+    :param wanted: environments and curves to train; empty for all
+    :param logs: folder of checkpoints and models; None for neither
+    :param keep_models: whether the model of each curve's first seed is kept
+    """
+    pairs = study.pairs(wanted)
+    tasks = []
+    for task in study.tasks():
+        key = task.settings.env, task.curve
+        if key not in pairs or task.seed in results.found.get(key, {}):
+            continue
+        if logs is not None:
+            every = study.checkpoint_every
+            folder = folder_of(logs, study, *key, task.seed)
+            is_first = task.seed == study.curve(task.curve).seeds[0]
+            task = replace(
+                task,
+                folder=str(folder),
+                keep_model=keep_models and is_first,
+                checkpoint_every=every if every and every < task.settings.n_timesteps else None,
+            )
+        tasks.append(task)
+    return tasks
+
+
+def folder_of(logs: Path, study: Study, env: str, curve: str, seed: int) -> Path:
+    """Where checkpoint and model of a training are."""
+    return path_of(logs / study.name, env, curve).with_suffix("") / str(seed)
+
+
+def check(study: Study, tasks: Iterable[RunTask]) -> None:
+    """
+    Build every curve once, so that what is wrong with it shows before anything is trained.
+
+    :raises StudyError: with the line of the curve
+    """
+    quiet_mujoco()
+    seen: set[Key] = set()
+    for task in tasks:
+        settings = task.settings
+        if (settings.env, task.curve) in seen:
+            continue
+        seen.add((settings.env, task.curve))
+        experiment = Experiment(settings.algo, settings.env, settings.n_timesteps, env_kwargs=settings.env_kwargs)
+        try:
+            with silence():
+                make_model, env, eval_env, _ = BlockManager(experiment, settings.block, seed=task.seed).build()
+                try:
+                    make_model()
+                finally:
+                    env.close()
+                    eval_env.close()
+        except Exception as error:
+            message = f"{settings.algo} cannot be made for {settings.env}: {type(error).__name__}: {error}"
+            raise study.error(study.curve(task.curve), message) from error
+
+
+class Board:
+    """
+    Shows how far a study is: a live table on a terminal, a line for each training everywhere else. A context manager.
+
+    :param study: what is trained
+    :param tasks: what there is to train
+    :param results: what is there; grows while it is shown
+    :param capacity: trainings at a time
+    :param console: where to show it
+    """
+
+    def __init__(self, study: Study, tasks: list[RunTask], results: Results, capacity: float, console: Console) -> None:
+        self._study, self._results, self._console = study, results, console
+        self._capacity = max(min(capacity, len(tasks)), 1)
+        self._left = Counter((task.settings.env, task.curve) for task in tasks)
+        self._running: dict[tuple[Key, int], float] = {}
+        self._steps = {(task.settings.env, task.curve): task.settings.n_timesteps for task in tasks}
+        self._n_tasks, self._n_done = len(tasks), 0
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=1)
+
+    def __enter__(self) -> Board:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def started(self, task: RunTask) -> None:
+        """Note that a training has begun."""
+        self._running[(task.settings.env, task.curve), task.seed] = time.monotonic()
+
+    def ended(self, task: RunTask, result: RunResult) -> None:
+        """Say what a training came to."""
+        key = task.settings.env, task.curve
+        self._running.pop((key, task.seed), None)
+        self._left[key] -= 1
+        self._n_done += 1
+        seconds = result.seconds[-1]
+        shown = f"diverged: {result.failure}" if result.failure else f"final {result.final:.5g} after {seconds:.0f} s"
+        self.say(
+            f"{self._study.name}: {self._n_done}/{self._n_tasks} {key[0]}, {key[1]}, seed {task.seed}: {shown}; "
+            f"{self.time_left()} left"
+        )
+
+    def time_left(self) -> str:
+        """Seconds of the trainings to come, as far as there are trainings like them."""
+        per_step = {
+            key: float(np.mean([result.seconds[-1] / result.settings.n_timesteps for result in found.values()]))
+            for key, found in self._results.found.items()
+            if found
+        }
+        if not per_step:
+            return "?"
+        total = 0.0
+        for key, n_left in self._left.items():
+            alike = [value for other, value in per_step.items() if other[0] == key[0]] or list(per_step.values())
+            total += n_left * self._steps[key] * per_step.get(key, float(np.mean(alike)))
+        now = time.monotonic()
+        total -= sum(now - begin for begin in self._running.values())
+        return clock(max(total, 0) / self._capacity)
+
+    def _table(self) -> Group:
+        table = Table()
+        for column in ("environment", "curve", "done", "running", "left", "final (mean)"):
+            table.add_column(column, justify="left" if column in ("environment", "curve") else "right")
+        for (env, curve), n_left in self._left.items():
+            done = self._results.of(env, curve)
+            seeds = [str(seed) for key, seed in self._running if key == (env, curve)]
+            finals = [result.final for result in done if not result.failure]
+            mean = f"{np.mean(finals):.5g}" if finals else ""
+            waiting = n_left - len(seeds)
+            running = f"seed {', '.join(seeds)}" if seeds else ""
+            style = "bold" if seeds else "dim" if not n_left else ""
+            table.add_row(env, curve, str(len(done)), running, str(waiting or ""), mean, style=style)
+        head = f"{self._study.name}: {self._n_done}/{self._n_tasks} trainings, {self.time_left()} left"
+        return Group(Text(head), table)
+
+
+class _Watched:
+    """A backend that says when a task starts."""
+
+    def __init__(self, backend: Backend, on_start: Callable[[RunTask], None]) -> None:
+        self._backend, self._on_start = backend, on_start
+        self.capacity = backend.capacity
+
+    def start(self, key: int, function: Callable[[Any], Any], task: Any) -> None:
+        self._on_start(task)
+        self._backend.start(key, function, task)
+
+    def wait(self) -> list[tuple[int, Any]]:
+        return self._backend.wait()
+
+    def __enter__(self) -> _Watched:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+
+def run_study(
+    study: Study,
+    results: Results,
+    tasks: list[RunTask],
+    folder: Path,
+    backend: Backend,
+    console: Console,
+    function: Callable[[RunTask], RunResult] = train,
+) -> None:
+    """
+    Train, and append each result to its file as it comes in.
+
+    :param study: the plan
+    :param results: gets the new results
+    :param tasks: what to train
+    :param folder: of the study's results
+    :param backend: where it is trained; entered by the caller
+    :param console: shows how far it is
+    :param function: carries out one training
+    :raises StudyError: when a training fails for another reason than that it diverged
+    """
+    with Board(study, tasks, results, backend.capacity, console) as board:
+
+        def keep(outcome: Outcome[RunTask, RunResult]) -> None:
+            task = outcome.task
+            name = f"{study.name}: {task.settings.env}, curve {task.curve}, seed {task.seed}"
+            if outcome.error is not None:
+                raise StudyError(f"{name} failed. What is finished is kept.\n{outcome.error.traceback}")
+            if outcome.value is None:
+                raise StudyError(f"{name} was lost {outcome.runs} times: {outcome.lost}. What is finished is kept")
+            append_result(path_of(folder, task.settings.env, task.curve), outcome.value)
+            results.found.setdefault((task.settings.env, task.curve), {})[task.seed] = outcome.value
+            board.ended(task, outcome.value)
+
+        def again(task: RunTask, why: str) -> None:
+            board.say(f"{task.settings.env}, {task.curve}, seed {task.seed} is trained again: {why}")
+
+        run_all(function, tasks, _Watched(backend, board.started), keep, again)

@@ -1,0 +1,345 @@
+"""Numbers that stand for several seeds, with intervals that say how far they can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sb3_pg.study.plan import Claim, Study
+from sb3_pg.study.results import N_SHARES, RunResult
+from sb3_pg.study.runner import Results
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, mean_of_middle_half
+
+Array = NDArray[np.float64]
+
+N_RESAMPLES = 4000
+ALIKE = 0.2
+"""Two numbers are alike (``~``) when they differ by no more than this share of the larger one."""
+
+
+class Estimate(NamedTuple):
+    """A number for several seeds, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    n_seeds: int
+
+
+def is_share(measure: str) -> bool:
+    """Whether a measure is a share of episodes or of seeds; its mean is taken, since the middle half would hide it."""
+    return measure == "success" or measure.startswith("above:")
+
+
+def measured(result: RunResult, measure: str) -> float:
+    """
+    One number of one training.
+
+    ``final``: mean return of the episodes that ended in the last tenth of the steps. ``area``: mean of the learning
+    curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
+    ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
+    the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
+    ``above:X``: 1 if ``final`` is X or more. ``spread``: the same as ``final``, whose spread over seeds is of interest.
+    ``logged:KEY``: mean over the training of what the algorithm logged.
+
+    :param result: the training
+    :param measure: one of these
+    :return: NaN where there is no such number, or the training diverged
+    """
+    kind, _, argument = measure.partition(":")
+    curve = result.curve()
+    if result.failure:
+        return {"above": 0.0, "steps_to": float("inf"), "success": 0.0}.get(kind, float("nan"))
+    if kind in ("final", "spread", "above"):
+        final = result.final if np.isfinite(result.final) else float(curve[-1])
+        return float(final >= float(argument)) if kind == "above" else final
+    if kind == "steps_to":
+        reached = np.flatnonzero(np.nan_to_num(curve, nan=-np.inf) >= float(argument))
+        return float((reached[0] + 1) / N_SHARES * result.settings.n_timesteps) if len(reached) else float("inf")
+    if kind == "evaluation":
+        return float(np.mean(result.evaluation)) if result.evaluation else float("nan")
+    if kind == "success":
+        return result.mean(0.9, key="successes") if result.successes else float("nan")
+    if kind == "logged":
+        logged = np.array([value for value in result.logged.get(argument, []) if value is not None], dtype=float)
+        return float(logged.mean()) if len(logged) else float("nan")
+    if not np.isfinite(curve).any():
+        return float("nan")
+    if kind == "wobble":
+        return float(np.nanstd(curve[N_SHARES // 2 :]))
+    return float(np.nanmax(curve) if kind == "best" else np.nanmean(curve))
+
+
+def scores(study: Study, results: Results, env: str, curve: str, measure: str) -> Array:
+    """
+    A number for each seed of a curve. A training that diverged has the worst one of the environment's curves.
+
+    :param study: the plan
+    :param results: of its trainings
+    :param env: id of the environment
+    :param curve: name
+    :param measure: see :func:`measured`
+    :return: shape ``(n_seeds,)``
+    """
+    values = np.array([measured(result, measure) for result in results.of(env, curve)], dtype=float)
+    if np.isnan(values).any() and any(result.failure for result in results.of(env, curve)):
+        names = [other.name for other in study.curves if env in other.envs]
+        everywhere = [measured(result, measure) for name in names for result in results.of(env, name)]
+        known = [value for value in everywhere if np.isfinite(value)]
+        worst = (max if measure == "wobble" else min)(known, default=float("nan"))
+        failed = np.array([bool(result.failure) for result in results.of(env, curve)])
+        values[np.isnan(values) & failed] = worst
+    known: Array = values[~np.isnan(values)]
+    return known
+
+
+def estimate(values: Array, measure: str = "final") -> Estimate:
+    """
+    Interquartile mean with its bootstrap interval; the mean for shares, and for the median of what may be infinite.
+
+    :param values: one for each seed
+    :param measure: what they are
+    """
+    if not len(values):
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    if is_share(measure) or not np.isfinite(values).all():
+        of = np.mean if is_share(measure) else _upper_median
+        drawn = np.random.default_rng(0).choice(values, size=(N_RESAMPLES, len(values)))
+        low, high = np.quantile(of(drawn, axis=-1), [0.025, 0.975], method="nearest")
+        return Estimate(float(of(values, axis=-1)), float(low), float(high), len(values))
+    low, high = bootstrap_interval(values.tolist(), n_resamples=N_RESAMPLES)
+    return Estimate(interquartile_mean(values.tolist()), low, high, len(values))
+
+
+def _upper_median(values: Array, axis: int = -1) -> Any:
+    return np.quantile(values, 0.5, axis=axis, method="higher")
+
+
+class Band(NamedTuple):
+    """A learning curve over seeds: each entry stands for an equal share of the steps."""
+
+    middle: Array
+    low: Array
+    high: Array
+    each: Array
+    """Shape ``(n_seeds, N_SHARES)``."""
+
+
+def band(found: Sequence[RunResult], key: str = "returns", n_resamples: int = 500) -> Band:
+    """
+    Interquartile mean over seeds at each share of the steps, with its bootstrap interval.
+
+    :param found: trainings of one curve, at least one
+    :param key: ``"returns"``, ``"lengths"``, ``"successes"`` or a logged key
+    :param n_resamples: of the bootstrap; the seeds are resampled whole
+    """
+    each = np.array([result.curve(key) for result in found])
+    drawn = np.random.default_rng(0).integers(0, len(each), (n_resamples, len(each)))
+    resampled = mean_of_middle_half(np.moveaxis(each[drawn], 1, -1))
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    # NaN where a seed has no number yet: the others would stand for all
+    return Band(mean_of_middle_half(each.T), low, high, each)
+
+
+# -- lambda ----------------------------------------------------------------------------------------------------------
+
+
+class Regrets(NamedTuple):
+    """What the seeds that all curves have in common say of one environment."""
+
+    curves: list[str]
+    areas: Array
+    """Shape ``(n_curves, n_seeds)``."""
+    best: str
+    """The fixed lambda with the highest mean, in hindsight."""
+    regrets: Array
+    """Mean, lower and upper end of the interval for each curve, as a share of what the best fixed lambda is above the
+    worst, shape ``(n_curves, 3)``."""
+    lambdas: Array
+    """Mean lambda in use, shape ``(n_curves,)``; NaN where it was not logged."""
+    gains: dict[str, Array]
+    """Of each rule with a default over that default held fixed, seed by seed: mean and interval, in the same unit."""
+
+
+def regrets(
+    found: Mapping[str, Sequence[RunResult]], fixed: Sequence[str], n_resamples: int = N_RESAMPLES
+) -> Regrets | None:
+    """
+    Regret to the best fixed lambda; None where no seed has been through two fixed lambdas.
+
+    In every bootstrap resample of the seeds, the same for all curves, the best and the worst fixed lambda are chosen
+    anew, so that the interval knows that the best was picked in hindsight.
+
+    :param found: trainings of each curve
+    :param fixed: curves whose lambda is a number
+    :param n_resamples: of the bootstrap
+    """
+    by_curve = {
+        name: {result.seed: result for result in each if np.isfinite(result.area) and not result.failure}
+        for name, each in found.items()
+    }
+    names = [name for name in found if by_curve[name]]
+    seeds = sorted(set.intersection(*(set(by_curve[name]) for name in names))) if names else []
+    rows = [number for number, name in enumerate(names) if name in fixed]
+    if len(rows) < 2 or not seeds:
+        return None
+    areas = np.array([[by_curve[name][seed].area for seed in seeds] for name in names])
+    key = "logged:train/gae_lambda"
+    lambdas = np.array([np.mean([measured(by_curve[name][seed], key) for seed in seeds]) for name in names])
+    drawn = np.random.default_rng(0).integers(0, len(seeds), (n_resamples, len(seeds)))
+    means, resampled = areas.mean(axis=1), areas[:, drawn].mean(axis=2)
+    spread = np.ptp(means[rows])
+    gains = {}
+    for row, name in enumerate(names):
+        default = name.partition(":")[2]
+        if default in names:
+            other = names.index(default)
+            gains[name] = _with_interval(
+                (means[row] - means[other]) / spread, (resampled[row] - resampled[other]) / spread
+            )
+    best = names[rows[int(means[rows].argmax())]]
+    interval = _with_interval(_regret(means, rows), _regret(resampled, rows))
+    return Regrets(names, areas, best, interval, lambdas, gains)
+
+
+def _with_interval(value: Any, resampled: Array) -> Array:
+    """Value, 2.5th and 97.5th percentile, along a new last axis."""
+    return np.stack([value, *np.percentile(resampled, [2.5, 97.5], axis=-1)], axis=-1)
+
+
+def _regret(means: Array, fixed: list[int]) -> Array:
+    best, worst = means[fixed].max(axis=0), means[fixed].min(axis=0)
+    regret: Array = (best - means) / np.where(best > worst, best - worst, 1.0)
+    return regret
+
+
+# -- several environments: rliable -----------------------------------------------------------------------------------
+
+
+def normalized(study: Study, results: Results, envs: Sequence[str], curves: Sequence[str]) -> dict[str, Array]:
+    """
+    Final returns on one scale: 0 is the worst training of any of the curves, 1 the best curve's interquartile mean.
+
+    :param study: the plan
+    :param results: of its trainings
+    :param envs: those that every curve has been trained on
+    :param curves: names
+    :return: for each curve shape ``(n_seeds, n_envs)``, with the seeds that all its environments have
+    """
+    columns: dict[str, list[Array]] = {name: [] for name in curves}
+    for env in envs:
+        found = {name: scores(study, results, env, name, "final") for name in curves}
+        low = min(float(values.min()) for values in found.values())
+        high = max(interquartile_mean(values.tolist()) for values in found.values())
+        for name in curves:
+            columns[name].append((found[name] - low) / (high - low if high > low else 1.0))
+    n_seeds = {name: min(map(len, each)) for name, each in columns.items()}
+    return {name: np.stack([column[: n_seeds[name]] for column in each], axis=1) for name, each in columns.items()}
+
+
+def performance_profiles(found: dict[str, Array], taus: Array) -> dict[str, tuple[Array, Array, Array]]:
+    """
+    Share of trainings above each level, with intervals from a bootstrap that is stratified by environments.
+
+    :param found: see :func:`normalized`
+    :param taus: the levels
+    :return: for each curve the share, and the lower and upper end of its interval
+    :raises ImportError: without rliable (the extra ``plots``)
+    """
+    from rliable.library import create_performance_profile
+
+    shares, intervals = create_performance_profile(found, taus, reps=1000)
+    return {name: (shares[name], intervals[name][0], intervals[name][1]) for name in found}
+
+
+def probabilities_of_improvement(found: dict[str, Array], of: str) -> dict[str, Estimate]:
+    """
+    Probability that a training of one curve is better than one of another, over environments.
+
+    :param found: see :func:`normalized`
+    :param of: the one curve
+    :return: for each other curve
+    :raises ImportError: without rliable (the extra ``plots``)
+    """
+    from rliable.library import get_interval_estimates
+    from rliable.metrics import probability_of_improvement
+
+    pairs = {name: (found[of], values) for name, values in found.items() if name != of}
+    values, intervals = get_interval_estimates(pairs, probability_of_improvement, reps=1000)
+    found_of = {}
+    for name in pairs:
+        low, high = map(float, np.ravel(intervals[name]))
+        found_of[name] = Estimate(float(values[name]), low, high, len(found[of]))
+    return found_of
+
+
+# -- claims ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What a claim came to.
+
+    :param claim: the claim
+    :param measured: of its curve
+    :param other: of the curve that it is compared with; None for a number, or for nothing
+    :param holds: ``"yes"``, ``"no"``, or what keeps it from being either; empty where nothing is compared
+    """
+
+    claim: Claim
+    measured: Estimate
+    other: Estimate | None
+    holds: str
+
+
+def judge(claim: Claim, study: Study, results: Results) -> Verdict:
+    """
+    Compare what was measured with what is claimed.
+
+    It is "yes" or "no" where the 95 % interval, of the number or of the difference, lies on one side. Where it does
+    not, the side of the estimate itself is said, and that the seeds do not settle it.
+
+    :param claim: the claim
+    :param study: the plan
+    :param results: of its trainings
+    """
+    ours = scores(study, results, claim.env, claim.curve, claim.measure)
+    here = estimate(ours, claim.measure)
+    if isinstance(claim.than, str):
+        theirs = scores(study, results, claim.env, claim.than, claim.measure)
+        other = estimate(theirs, claim.measure)
+    else:
+        theirs, other = np.array([claim.than]), None
+    if not len(ours) or not len(theirs):
+        return Verdict(claim, here, other, "not trained yet")
+    if not claim.sign:
+        return Verdict(claim, here, other, "")
+    rng = np.random.default_rng(0)
+    drawn = [_middle(rng.choice(values, size=(N_RESAMPLES, len(values))), claim.measure) for values in (ours, theirs)]
+    share = float(np.mean(_holds(claim.sign, *drawn)))
+    middles = [_middle(values[None], claim.measure) for values in (ours, theirs)]
+    held = bool(_holds(claim.sign, *middles)[0])
+    word = "yes" if held else "no"
+    settled = share >= 0.975 if held else share <= 0.025
+    return Verdict(claim, here, other, word if settled else f"{word}, but not settled by {len(ours)} seeds")
+
+
+def _middle(values: Array, measure: str) -> Array:
+    """What :func:`estimate` takes, along the last axis."""
+    if is_share(measure):
+        return np.asarray(values.mean(axis=-1))
+    if not np.isfinite(values).all():
+        return np.asarray(_upper_median(values))
+    return mean_of_middle_half(values)
+
+
+def _holds(sign: str, ours: Array, theirs: Array) -> NDArray[np.bool_]:
+    if sign == "~":
+        return np.asarray(np.abs(ours - theirs) <= ALIKE * np.maximum(np.abs(ours), np.abs(theirs)))
+    compare = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
+    return np.asarray(compare(ours, theirs))

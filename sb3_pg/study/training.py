@@ -1,0 +1,315 @@
+"""One training: what a worker does."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import pickle
+import time
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+
+from sb3_pg.faults import TrainingError
+from sb3_pg.saving import SavingMixin
+from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
+from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
+from sb3_pg.tune.experiment import Experiment
+from sb3_pg.tune.training import has_diverged
+
+CHECKPOINT = "checkpoint.pkl"
+MODEL = "model.pkl"
+
+_VERSIONS = ("sb3_pg", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy")
+
+
+@dataclass(frozen=True)
+class RunTask:
+    """
+    One training.
+
+    :param curve: name of the curve that it belongs to
+    :param settings: what is trained
+    :param seed: its seed
+    :param eval_episodes: episodes of the evaluation of the final policy
+    :param log_keys: what is kept of the algorithm's log
+    :param gym_packages: modules to import for their environments
+    :param folder: where checkpoints and the final model go; empty for neither
+    :param checkpoint_every: steps between checkpoints; None for none
+    :param keep_model: whether the final model is kept
+    """
+
+    curve: str
+    settings: RunSettings
+    seed: int
+    eval_episodes: int = 20
+    log_keys: tuple[str, ...] = ()
+    gym_packages: tuple[str, ...] = ()
+    folder: str = ""
+    checkpoint_every: int | None = None
+    keep_model: bool = False
+
+
+class LearningCurve(BaseCallback):
+    """
+    Notes every training episode, the time, and what is logged, by shares of the steps.
+
+    :param n_timesteps: steps of the training
+    :param log_keys: what is kept of the algorithm's log
+    """
+
+    def __init__(self, n_timesteps: int, log_keys: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._n_timesteps = n_timesteps
+        self._log_keys = log_keys
+        self._episodes: list[list[tuple[float, float, float]]] = [[] for _ in range(N_SHARES)]
+        self._logged: dict[str, list[list[float]]] = {key: [[] for _ in range(N_SHARES)] for key in log_keys}
+        self._elapsed = 0.0
+        self.seconds: list[float] = []
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What it has noted so far, for a checkpoint."""
+        elapsed = time.perf_counter() - self._begin
+        return {"_episodes": self._episodes, "_logged": self._logged, "_elapsed": elapsed, "seconds": self.seconds}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was written."""
+        vars(self).update(deepcopy(state))
+
+    def _share(self) -> int:
+        """Number of the share that the present step ends; steps beyond the last one count to the last share."""
+        return max(min(-(-self.num_timesteps * N_SHARES // self._n_timesteps), N_SHARES) - 1, 0)
+
+    def _on_training_start(self) -> None:
+        self._begin = time.perf_counter() - self._elapsed
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                episode = info["episode"]
+                success = float(info.get("is_success", np.nan))
+                self._episodes[self._share()].append((float(episode["r"]), float(episode["l"]), success))
+        return True
+
+    def _on_rollout_start(self) -> None:
+        # The update of the rollout before has just been made, and logged
+        if self.num_timesteps:
+            self._note()
+
+    def _on_training_end(self) -> None:
+        self._note()
+        self.seconds += [self.seconds[-1]] * (N_SHARES - len(self.seconds))
+
+    def _note(self) -> None:
+        share = self._share()
+        self.seconds += [time.perf_counter() - self._begin] * (share + 1 - len(self.seconds))
+        for key in self._log_keys:
+            if key in self.logger.name_to_value:
+                self._logged[key][share].append(float(self.logger.name_to_value[key]))
+
+    def result(self, task: RunTask, evaluation: list[float], failure: str) -> RunResult:
+        """What is kept of the training."""
+        columns = [list(map(list, zip(*share, strict=True))) or [[], [], []] for share in self._episodes]
+        returns, lengths, successes = ([_mean(share[number]) for share in columns] for number in range(3))
+        return RunResult(
+            task.seed,
+            task.settings,
+            returns,
+            lengths,
+            [len(share) for share in self._episodes],
+            [round(seconds, 2) for seconds in self.seconds],
+            {key: [_mean(values) for values in shares] for key, shares in self._logged.items()},
+            successes if any(success is not None for success in successes) else [],
+            [round(value, 3) for value in evaluation],
+            failure,
+            {name: version(name) for name in _VERSIONS},
+        )
+
+
+class Checkpoints(BaseCallback):
+    """
+    Writes one file between two updates, from which training goes on; the file before it is replaced.
+
+    :param task: what is trained
+    :param curve: what has been noted of it
+    """
+
+    def __init__(self, task: RunTask, curve: LearningCurve) -> None:
+        super().__init__()
+        self._task, self._curve = task, curve
+        self._every = task.checkpoint_every or 0
+
+    def _on_training_start(self) -> None:
+        self._next = (self.num_timesteps // self._every + 1) * self._every
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps >= self._next:
+            self._on_training_start()
+            state = {"settings": plain(self._task.settings), "seed": self._task.seed, "curve": self._curve.state}
+            _write_pickle(Path(self._task.folder, CHECKPOINT), {**state, **packed_model(self.model)})
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def packed_model(model: BaseAlgorithm) -> dict[str, Any]:
+    """A model and the statistics of its VecNormalize, as bytes and arrays."""
+    file = io.BytesIO()
+    model.save(file)
+    normalize = model.get_vec_normalize_env()
+    names = ("obs_rms", "ret_rms", "returns")
+    statistics = {name: getattr(normalize, name, None) for name in names} if normalize is not None else {}
+    return {"algo": type(model).__name__, "model": file.getvalue(), "normalize": statistics}
+
+
+def unpacked_model(algo: str, packed: dict[str, Any], env: VecEnv) -> BaseAlgorithm:
+    """
+    Turn what :func:`packed_model` gave into a model again.
+
+    :param algo: RL Zoo's key of the algorithm
+    :param packed: the model; a pickle is in it, and so it is read from our own files only
+    :param env: its environment, whose VecNormalize gets the statistics
+    """
+    put_statistics(packed, env)
+    return ALGOS[algo].load(io.BytesIO(packed["model"]), env=env, device="cpu")
+
+
+def put_statistics(packed: dict[str, Any], env: VecEnv) -> None:
+    """Give the statistics of a packed model to the VecNormalize of an environment, if it has one."""
+    normalize: Any = env
+    while normalize is not None and not isinstance(normalize, VecNormalize):
+        normalize = getattr(normalize, "venv", None)
+    for name, value in packed["normalize"].items() if normalize is not None else ():
+        if value is not None and np.shape(value) == np.shape(getattr(normalize, name, value)):
+            setattr(normalize, name, deepcopy(value))
+
+
+def _write_pickle(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(pickle.dumps(value))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _checkpoint_of(task: RunTask) -> dict[str, Any] | None:
+    """The checkpoint of this very training, if there is one."""
+    try:
+        found: dict[str, Any] = pickle.loads(Path(task.folder, CHECKPOINT).read_bytes())
+    except (OSError, pickle.UnpicklingError, EOFError):
+        return None
+    is_ours = found["seed"] == task.seed and found["settings"] == plain(task.settings)
+    return found if is_ours else None
+
+
+def _mean(values: list[float]) -> float | None:
+    mean = float(np.mean(values)) if values else float("nan")
+    return float(f"{mean:.6g}") if np.isfinite(mean) else None
+
+
+def quiet_mujoco() -> None:
+    """Keep MuJoCo from saying, for every environment, that the model files of Gymnasium are from an older MuJoCo."""
+    with contextlib.suppress(ImportError, AttributeError):
+        importlib.import_module("mujoco").set_mju_user_warning(lambda _: None)
+
+
+def train(task: RunTask) -> RunResult:
+    """
+    Train one seed as RL Zoo would, and evaluate the final policy.
+
+    A training that diverges is a result, and says so; any other exception is raised. A long one goes on from its last
+    checkpoint: to the bit with this library's algorithms, with weights, optimizer and statistics with those of SB3.
+
+    :param task: what to train
+    :return: its learning curve
+    """
+    settings = task.settings
+    experiment = Experiment(
+        settings.algo,
+        settings.env,
+        settings.n_timesteps,
+        n_eval_envs=1,
+        env_kwargs=settings.env_kwargs,
+        gym_packages=task.gym_packages,
+    )
+    prepare(task.gym_packages)
+    quiet_mujoco()
+    set_random_seed(task.seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with silence():
+            make_model, env, eval_env, callbacks = BlockManager(experiment, settings.block, seed=task.seed).build()
+        curve, evaluation = LearningCurve(settings.n_timesteps, task.log_keys), []
+        try:
+            model = _begin(task, make_model, env, curve)
+            failure = _learn(task, model, callbacks, curve)
+            if not failure:
+                sync_envs_normalization(env, eval_env)
+                evaluation = _evaluate(task, model, eval_env)
+        finally:
+            env.close()
+            eval_env.close()
+    if task.folder:
+        if task.keep_model and not failure:
+            _write_pickle(Path(task.folder, MODEL), {"settings": plain(settings), **packed_model(model)})
+        Path(task.folder, CHECKPOINT).unlink(missing_ok=True)
+    return curve.result(task, evaluation, failure)
+
+
+def _begin(task: RunTask, make_model: Callable[[], BaseAlgorithm], env: VecEnv, curve: LearningCurve) -> BaseAlgorithm:
+    """A new model, or that of the checkpoint."""
+    checkpoint = _checkpoint_of(task) if task.folder else None
+    if checkpoint is None:
+        return make_model()
+    model = unpacked_model(task.settings.algo, checkpoint, env)
+    if not isinstance(model, SavingMixin):
+        # It has forgotten where its random numbers were, and must not draw the first ones again
+        model.set_random_seed((task.seed + model.num_timesteps) % 2**31)
+    curve.go_on(checkpoint["curve"])
+    return model
+
+
+def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: LearningCurve) -> str:
+    """Train to the end, and say why it ended early; empty if it did not."""
+    callbacks = [*callbacks, curve]
+    if task.folder and task.checkpoint_every:
+        callbacks.append(Checkpoints(task, curve))
+    to_go = task.settings.n_timesteps - model.num_timesteps
+    try:
+        model.learn(to_go, callback=callbacks, log_interval=10**9, reset_num_timesteps=model.num_timesteps == 0)
+    except Exception as error:
+        if not (isinstance(error, TrainingError) or has_diverged(model)):
+            raise
+        curve.on_training_end()
+        return " ".join(str(error).split())[:300]
+    return ""
+
+
+def _evaluate(task: RunTask, model: BaseAlgorithm, eval_env: VecEnv) -> list[float]:
+    if not task.eval_episodes:
+        return []
+    deterministic = is_deterministic(task.settings.env)
+    returns: Any
+    returns, _ = evaluate_policy(
+        model, eval_env, task.eval_episodes, deterministic, return_episode_rewards=True, warn=False
+    )
+    return list(map(float, returns))

@@ -1,0 +1,196 @@
+"""The pages: figures, tables, commands, films."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from study.small_study import PLAN, result, results_of, study, write_plan
+
+from sb3_pg.study import report
+from sb3_pg.study.commands import command
+from sb3_pg.study.figures import NothingToDrawError, draw
+from sb3_pg.study.pages import put_between_marks
+from sb3_pg.study.pictures import as_gif, film, shadow
+from sb3_pg.study.plan import read_study
+from sb3_pg.study.report import write_index, write_report
+from sb3_pg.study.runner import Results, missing, read_all
+from sb3_pg.study.training import quiet_mujoco, train
+
+STUDIES = sorted((Path(__file__).parents[2] / "zoo_scripts" / "studies").glob("*.yml"))
+
+
+def test_a_page_has_claims_figures_numbers_and_commands(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    page = write_report(plan, results, tmp_path / "docs", tmp_path / "logs")
+    text = page.read_text()
+    assert "6 of 6 trainings are done." in text
+    assert "| One is better than a half |  | λ = 1: return in the last tenth" in text
+    assert "| yes | It is not. |" in text
+    assert "| λ = 0.5 | 128 | 3 | 49.9 [49, 50.9] |" in text
+    assert "| `auto` |" in text
+    assert "--algo vpg --env CartPole-v1 -n 128 --seed 1" in text
+    assert "No film of auto on CartPole-v1" in text
+    assert "- Nothing of it means anything." in text
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
+    assert len(pictures) == 7
+    for picture in pictures:
+        assert (page.parent / picture).read_bytes().startswith(b"\x89PNG")
+    whole = (tmp_path / "logs" / "small" / "report.html").read_text()
+    assert whole.count("data:image/png;base64,") == 7
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]+", "", whole)
+
+
+def test_what_is_missing_and_what_diverged_is_said(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    results.found["CartPole-v1", "0.5"] = {1: result(1, failure="NaN in the weights")}
+    del results.found["CartPole-v1", "auto"]
+    text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
+    assert "3 of 6 trainings are done. Missing: 0.5 on CartPole-v1 (1 of 2 seeds), auto on CartPole-v1 (0 of 2" in text
+    assert "0.5 on CartPole-v1, seed 1 (NaN in the weights)" in text
+    assert "not trained yet" in text
+
+
+def test_nothing_trained_is_a_page_too(tmp_path: Path) -> None:
+    text = write_report(study(tmp_path), Results(), tmp_path / "docs", tmp_path / "logs").read_text()
+    assert "0 of 6 trainings are done." in text
+    assert text.count("not drawn, since") == 7
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_each_kind_of_figure_shows_other_results_otherwise(number: int, tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    one = draw(plan.figures[number], plan, results)
+    assert one == draw(plan.figures[number], plan, results)
+    changed = {key: dict(reversed(list(each.items()))) for key, each in results.found.items()}
+    changed["CartPole-v1", "auto"] = {seed: result(seed, 5.0 * seed) for seed in (1, 2, 3)}
+    other = draw(plan.figures[number], plan, Results(changed))
+    assert one != other
+    assert Image.open(io.BytesIO(one)).size[0] > 600
+    with pytest.raises(NothingToDrawError):
+        draw(plan.figures[number], plan, Results())
+
+
+def test_the_index_lists_the_studies_that_have_a_page(tmp_path: Path) -> None:
+    plans, docs = tmp_path / "plans", tmp_path / "docs"
+    write_plan(plans, PLAN)
+    (plans / "other.yml").write_text(PLAN)
+    write_index(docs, plans)
+    index = docs / "studies" / "README.md"
+    assert "None has been reproduced yet." in index.read_text()
+    index.write_text(index.read_text().replace("# Studies", "# Studies\n\nMy own words."))
+    plan = read_study(plans / "small.yml")
+    write_report(plan, results_of(plan), docs, tmp_path / "logs")
+    write_index(docs, plans)
+    text = index.read_text()
+    assert "My own words." in text
+    assert '| [A small one](small.md) | Does it run? | <img src="small/01_curves.png"' in text
+    assert "other" not in text
+
+
+def test_a_study_may_put_its_first_figure_into_another_page(tmp_path: Path) -> None:
+    plan = study(tmp_path, PLAN.replace("seeds: 2", "seeds: 2\nput_into: there.md#mark"))
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "there.md").write_text("before\n<!-- mark -->\nold\n<!-- /mark -->\nafter\n")
+    write_report(plan, results_of(plan), docs, tmp_path / "logs")
+    text = (docs / "there.md").read_text()
+    assert "(studies/small/01_curves.png)" in text
+    assert "(studies/small.md)" in text
+    assert "old" not in text
+    with pytest.raises(ValueError, match="has no place for the table"):
+        put_between_marks(docs / "there.md", "elsewhere", "")
+
+
+class Caught(Exception):  # noqa: N818 (nothing went wrong)
+    """Stops RL Zoo once its command line has been read."""
+
+
+def read_by_the_zoo(line: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Hyperparameters, environment and steps that RL Zoo trains after a command."""
+    words = shlex.split(line)
+    assert words[:3] == ["python", "-m", "rl_zoo3.train"]
+    monkeypatch.setattr(sys, "argv", words[2:])
+    zoo = importlib.import_module("rl_zoo3.train")
+    found: dict[str, Any] = {}
+
+    class Manager(zoo.ExperimentManager):  # type: ignore[misc,name-defined]
+        def setup_experiment(self) -> Any:
+            _, found["block"] = self.read_hyperparameters()
+            found.update(env=str(self.env_name.gym_id), n=self.n_timesteps, seed=self.seed, algo=self.algo)
+            raise Caught
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "ExperimentManager", Manager)
+        with pytest.raises(Caught):
+            zoo.train()
+    return found
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_command_of_each_curve_trains_what_the_study_trains(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = read_study(path)
+    for curve in [*plan.curves[:9], plan.curves[-1]]:
+        for env in (curve.envs[0], curve.envs[-1]):
+            found = read_by_the_zoo(command(plan, curve, env), monkeypatch)
+            block = {**found["block"], "n_timesteps": found["n"]}
+            wanted = dict(plan.settings(curve, env).block)
+            assert (found["algo"], found["env"], found["seed"]) == (curve.algo, env, curve.seeds[0])
+            assert {key: block[key] for key in wanted} == wanted
+            # Whatever else the Zoo's block has is set back to what it is by default
+            assert all(block[key] in (None, False, True, 1, "none", "value", "bootstrap", "gae", 0.0)
+                       or key not in wanted for key in set(block) - set(wanted))  # fmt: skip
+
+
+def test_the_first_seed_s_model_makes_a_film(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    (task,) = [one for one in missing(plan, read_all(plan, tmp_path), ["auto"], tmp_path / "logs") if one.keep_model]
+    train(task)
+    gif, why_not = film(plan, tmp_path / "logs")
+    assert why_not == ""
+    with Image.open(io.BytesIO(gif)) as image:
+        assert (image.format, image.n_frames > 1, image.width) == ("GIF", True, 300)
+    changed = replace(plan, curves=tuple(replace(curve, n_timesteps={"CartPole-v1": 9}) for curve in plan.curves))
+    assert "other settings" in film(replace(changed, _blocks={}), tmp_path / "logs")[1]
+
+
+def test_a_film_is_made_as_small_as_it_has_to_be() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (60, 100, 150, 3)).astype(np.uint8)
+    frames = list(noise)
+    assert len(as_gif(frames, 0.1)) <= 300_000
+    assert len(as_gif(frames, 0.1, max_bytes=10**8)) > 300_000
+
+
+def test_mujoco_s_bodies_have_a_shadow_without_a_screen() -> None:
+    quiet_mujoco()
+    env = gym.make("HalfCheetah-v5")
+    env.reset(seed=1)
+    one = shadow(env.unwrapped.model, env.unwrapped.data)  # type: ignore[attr-defined]
+    for _ in range(20):
+        env.step(np.ones(6))
+    other = shadow(env.unwrapped.model, env.unwrapped.data)  # type: ignore[attr-defined]
+    env.close()
+    blue = (one == (38, 84, 164)).all(axis=-1)
+    assert 0.01 < blue.mean() < 0.2
+    assert (one != other).any()
+
+
+def test_the_plans_titles_and_questions_are_fit_for_the_index() -> None:
+    for path in STUDIES:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert "|" not in values["title"] + values["question"]
+        assert report.INDEX == "studies"

@@ -1,0 +1,159 @@
+"""What is missing is trained, what is there is kept, and a killed study goes on."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from study.small_study import PLAN, result, results_of, study, write_plan
+
+from sb3_pg.launch import InThisProcess
+from sb3_pg.study.plan import read_study
+from sb3_pg.study.reading import StudyError
+from sb3_pg.study.results import RunResult, append_result, path_of, read_results
+from sb3_pg.study.runner import Board, check, missing, read_all, run_study
+from sb3_pg.study.training import CHECKPOINT, RunTask, train
+
+ROOT = Path(__file__).parents[2]
+
+
+def pretend(task: RunTask) -> RunResult:
+    """Train nothing."""
+    return result(task.seed, settings=task.settings)
+
+
+def fails_on_seed_2(task: RunTask) -> RunResult:
+    """A mistake in a program."""
+    if task.seed == 2:
+        raise RuntimeError("the sky is green")
+    return pretend(task)
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+    tasks = missing(plan, results)
+    assert len(tasks) == 6
+    run_study(plan, results, tasks[:4], tmp_path, InThisProcess(), console(), pretend)
+    again = read_all(plan, tmp_path)
+    assert [(task.seed, task.curve) for task in missing(plan, again)] == [(2, "1"), (2, "auto")]
+    assert [len(results.of("CartPole-v1", name)) for name in ("0.5", "1", "auto")] == [2, 1, 1]
+
+
+def test_results_of_other_settings_are_counted_and_left_alone(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    path = path_of(tmp_path, "CartPole-v1", "1")
+    settings = plan.settings(plan.curve("1"), "CartPole-v1")
+    other = replace(settings, block={**settings.block, "gamma": 0.5})
+    for each in (other, settings):
+        append_result(path, result(1, settings=each))
+    path.write_text(path.read_text() + '{"seed": 2, "sett')  # an interruption
+    results = read_all(plan, tmp_path)
+    assert results.n_others == 1
+    assert [one.seed for one in results.of("CartPole-v1", "1")] == [1]
+    tasks = [task for task in missing(plan, results) if task.curve == "1"]
+    assert [task.seed for task in tasks] == [2]
+    run_study(plan, results, tasks, tmp_path, InThisProcess(), console(), pretend)
+    assert [one.settings for one in read_results(path)] == [other, settings, settings]
+
+
+def test_a_program_s_mistake_ends_the_study_with_its_name_and_traceback(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+    with pytest.raises(StudyError, match=r"curve 0.5, seed 2 failed[\s\S]*the sky is green"):
+        run_study(plan, results, missing(plan, results), tmp_path, InThisProcess(), console(), fails_on_seed_2)
+    assert sum(len(read_all(plan, tmp_path).of("CartPole-v1", curve.name)) for curve in plan.curves) == 3
+
+
+def test_only_some_are_trained_when_that_is_asked_for(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+    assert {task.curve for task in missing(plan, results, ["auto", "CartPole-v1/1"])} == {"auto", "1"}
+    assert len(missing(plan, results, ["CartPole-v1"])) == 6
+    with pytest.raises(StudyError, match=r"'CartPole-v1/2' is not in .*did you mean"):
+        missing(plan, results, ["CartPole-v1/2"])
+
+
+def test_only_the_first_seed_keeps_its_model_and_only_long_trainings_have_checkpoints(tmp_path: Path) -> None:
+    plan = replace(study(tmp_path), checkpoint_every=100)
+    tasks = missing(plan, read_all(plan, tmp_path), logs=tmp_path)
+    assert [task.keep_model for task in tasks] == [True] * 3 + [False] * 3
+    assert {task.checkpoint_every for task in tasks} == {100}
+    longer = replace(plan, checkpoint_every=128)
+    assert {task.checkpoint_every for task in missing(longer, read_all(plan, tmp_path), logs=tmp_path)} == {None}
+
+
+def test_what_cannot_be_built_is_told_with_the_line_of_its_curve(tmp_path: Path) -> None:
+    plan = study(tmp_path, PLAN.replace("auto:0.5", "auto:2"))
+    with pytest.raises(StudyError, match=r"small.yml:16: curve 'auto': vpg cannot be made .*gae_lambda"):
+        check(plan, plan.tasks())
+
+
+def test_the_board_says_what_is_left(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan, n_seeds=1)
+    tasks = missing(plan, results)
+    with Board(plan, tasks, results, 1, console()) as board:
+        assert board.time_left() == "0:00:15"  # three more of 5 seconds
+        board.started(tasks[0])
+        text = io.StringIO()
+        Console(file=text, width=200).print(board._table())
+        assert "small: 0/3 trainings" in text.getvalue()
+        assert "seed 2" in text.getvalue()
+        board.ended(tasks[0], result(2))
+        assert board.time_left() == "0:00:10"
+
+
+LONG = (
+    PLAN[: PLAN.index("curves:")].replace("n_timesteps: 128", "n_timesteps: 12_000\ncheckpoint_every: 256")
+    + "curves:\n  - {name: one, hyperparams: {gae_lambda: 0.9}}\n"
+)
+
+
+def reproduce(path: Path, folder: Path) -> list[str]:
+    script = ROOT / "zoo_scripts" / "reproduce.py"
+    places = [word for name in ("results", "docs", "logs") for word in (f"--{name}", str(folder / name))]
+    return [sys.executable, str(script), str(path), "--no-report", *places]
+
+
+def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    path = write_plan(tmp_path, LONG)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*reproduce(path, tmp_path), "--workers", "1"], env=environment, cwd=tmp_path, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoint = tmp_path / "logs" / "small" / "CartPole-v1" / "one" / "1" / CHECKPOINT
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    results = path_of(tmp_path / "results" / "small", "CartPole-v1", "one")
+    assert read_results(results) == []
+    assert checkpoint.exists()
+    done = subprocess.run(
+        [*reproduce(path, tmp_path), "--workers", "0"], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = read_results(results)
+    assert [one.seed for one in found] == [1, 2]
+    assert not checkpoint.exists()
+    never_killed = train(next(read_study(path).tasks()))
+    assert found[0].returns == never_killed.returns
+    assert found[0].n_episodes == never_killed.n_episodes
+    assert found[0].evaluation == never_killed.evaluation

@@ -1,0 +1,164 @@
+"""Numbers for several seeds: regrets, bands, measures, verdicts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study.small_study import PLAN, result, results_of, study
+
+from sb3_pg.study.plan import Claim
+from sb3_pg.study.results import N_SHARES, RunResult
+from sb3_pg.study.statistics import (
+    band,
+    estimate,
+    judge,
+    measured,
+    normalized,
+    performance_profiles,
+    probabilities_of_improvement,
+    regrets,
+    scores,
+)
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
+
+
+def flat(seed: int, reached: float, **kwargs: Any) -> RunResult:
+    logged: dict[str, list[float | None]] = {"train/gae_lambda": [0.9] * N_SHARES}
+    return result(seed, returns=[reached] * N_SHARES, logged=logged, **kwargs)
+
+
+def test_the_regret_is_to_the_best_fixed_lambda_as_a_share_of_the_range() -> None:
+    reached = {"0": 10.0, "0.97": 30.0, "1": 20.0, "auto:0.97": 28.0, "hoof:0.97": 31.0}
+    found = regrets({name: [flat(s, r + s) for s in range(4)] for name, r in reached.items()}, ["0", "0.97", "1"])
+    assert found is not None
+    assert found.best == "0.97"
+    shares = dict(zip(found.curves, found.regrets[:, 0], strict=True))
+    assert shares == pytest.approx({"0": 1.0, "0.97": 0.0, "1": 0.5, "auto:0.97": 0.1, "hoof:0.97": -0.05})
+    assert found.gains["auto:0.97"] == pytest.approx([-0.1] * 3)  # seeds shift all curves alike
+    assert found.regrets[0] == pytest.approx([1, 1, 1])
+    assert found.lambdas == pytest.approx([0.9] * 5)
+
+
+def test_the_interval_is_wider_where_seeds_differ() -> None:
+    rng = np.random.default_rng(0)
+    spread: dict[float, float] = {}
+    for noise in (1.0, 10.0):
+        found = regrets(
+            {
+                name: [flat(seed, reached + noise * rng.normal()) for seed in range(6)]
+                for name, reached in (("0", 0.0), ("1", 50.0), ("auto:1", 40.0))
+            },
+            ["0", "1"],
+        )
+        assert found is not None
+        row = found.regrets[2]
+        assert row[1] < row[0] < row[2]
+        spread[noise] = row[2] - row[1]
+    assert spread[10.0] > 3 * spread[1.0]
+
+
+def test_the_best_lambda_is_chosen_anew_in_each_resample() -> None:
+    # Two lambdas that are as good: whichever won has regret 0, but it might as well have been the other
+    found = regrets({"0": [flat(1, 10.0), flat(2, 0.0)], "1": [flat(1, 0.0), flat(2, 10.5)]}, ["0", "1"])
+    assert found is not None
+    assert found.best == "1"
+    assert found.regrets[1].tolist() == [0.0, 0.0, 1.0]
+
+
+def test_only_seeds_that_all_curves_have_been_through_count() -> None:
+    nothing: list[float | None] = [None] * N_SHARES
+    found = regrets(
+        {"0": [flat(1, 1.0), result(2, returns=nothing), flat(3, 9.0, failure="diverged")],
+         "1": [flat(1, 2.0), flat(2, 100.0), flat(3, 100.0)]}, ["0", "1"],
+    )  # fmt: skip
+    assert found is not None
+    assert found.areas.tolist() == [[1.0], [2.0]]
+    assert regrets({"0": [flat(1, 1.0)]}, ["0"]) is None
+    assert regrets({"0": [flat(1, 1.0)], "1": [flat(2, 1.0)]}, ["0", "1"]) is None
+
+
+def test_measures() -> None:
+    one = result(level=100.0, successes=[0.0] * 45 + [1.0] * 5)
+    assert measured(one, "final") == pytest.approx(96.0)
+    assert measured(one, "area") == pytest.approx(51.0)
+    assert measured(one, "best") == 100
+    assert measured(one, "evaluation") == 100
+    assert measured(one, "success") == 1
+    assert measured(one, "wobble") == pytest.approx(np.std(np.arange(52, 101, 2)))
+    assert measured(one, "steps_to:50") == 500
+    assert measured(one, "steps_to:101") == math.inf
+    assert (measured(one, "above:96"), measured(one, "above:97")) == (1, 0)
+    assert measured(flat(1, 1.0), "logged:train/gae_lambda") == pytest.approx(0.9)
+    assert math.isnan(measured(one, "logged:train/gae_lambda"))
+    failed = result(failure="NaN")
+    assert measured(failed, "steps_to:1") == math.inf
+    assert measured(failed, "above:1") == 0
+
+
+def test_a_training_that_diverged_counts_as_the_worst_of_its_environment(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    results.found["CartPole-v1", "auto"][2] = result(2, 1e9, failure="NaN in the weights")
+    worst = scores(plan, results, "CartPole-v1", "0.5", "final").min()
+    assert scores(plan, results, "CartPole-v1", "auto", "final")[1] == worst
+    assert estimate(scores(plan, results, "CartPole-v1", "auto", "final")).n_seeds == 3
+
+
+def test_the_band_is_the_interquartile_mean_of_each_share_with_its_bootstrap() -> None:
+    rng = np.random.default_rng(1)
+    each = [result(seed, returns=list(100 + 10 * rng.normal(size=N_SHARES))) for seed in range(8)]
+    found = band(each, n_resamples=4000)
+    columns = np.array([one.returns for one in each], dtype=float).T
+    assert found.middle == pytest.approx([interquartile_mean(column) for column in columns])
+    low, high = np.array([bootstrap_interval(column) for column in columns]).T
+    assert found.low == pytest.approx(low, abs=1.0)
+    assert found.high == pytest.approx(high, abs=1.0)
+    begun_late = band([each[0], result(returns=[None, *each[1].returns[1:]])])
+    assert np.isnan(begun_late.middle[0])
+    assert np.isfinite(begun_late.middle[1:]).all()
+
+
+def test_what_may_be_infinite_has_a_median_and_shares_have_a_mean() -> None:
+    assert estimate(np.array([1.0, 2.0, np.inf]), "steps_to:5").value == 2
+    assert estimate(np.array([1.0, np.inf, np.inf]), "steps_to:5").value == np.inf
+    assert estimate(np.array([0.0, 0, 0, 0, 1]), "above:5").value == pytest.approx(0.2)
+    assert math.isnan(estimate(np.array([])).value)
+
+
+@pytest.mark.parametrize(
+    ("sign", "than", "holds"),
+    [
+        (">", "0.5", "yes"), ("<", "0.5", "no"), (">", "auto", "no"), ("~", "0.5", "no"), (">=", 60.0, "yes"),
+        ("<=", 60.0, "no"), ("~", 70.0, "yes"), (">=", 69.5, "no, but not settled by 3 seeds"),
+        ("<", 69.5, "yes, but not settled by 3 seeds"), ("", 0.0, ""),
+    ],
+)  # fmt: skip
+def test_a_claim_is_settled_only_where_the_interval_lies_on_one_side(
+    tmp_path: Path, sign: str, than: float | str, holds: str
+) -> None:
+    plan = study(tmp_path)
+    # "1" ends at 71 to 73, its last tenth at 68 to 70
+    claim = Claim("so they say", "1", "CartPole-v1", "final", "", sign, than)
+    assert judge(claim, plan, results_of(plan)).holds == holds
+
+
+def test_a_claim_about_what_has_not_been_trained_is_not_judged(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    assert judge(plan.claims[0], plan, results_of(plan, n_seeds=0)).holds == "not trained yet"
+
+
+def test_rliable_says_which_is_better(tmp_path: Path) -> None:
+    plan = study(tmp_path, PLAN)
+    found = normalized(plan, results_of(plan), ["CartPole-v1"], ["0.5", "1", "auto"])
+    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(found, (3, 1))
+    assert min(values.min() for values in found.values()) == 0
+    assert interquartile_mean(found["auto"][:, 0]) == pytest.approx(1)
+    share, low, high = performance_profiles(found, np.array([0.5]))["auto"]
+    assert (share, low, high) == (1, 1, 1)
+    better = probabilities_of_improvement(found, "auto")
+    assert better["0.5"].value == 1
+    assert set(better) == {"0.5", "1"}

@@ -1,0 +1,110 @@
+"""One training: its learning curve, its checkpoint, its end."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study.small_study import study
+
+from sb3_pg.study import training
+from sb3_pg.study.results import N_SHARES, RunSettings
+from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, RunTask, train
+
+BLOCK: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 1024, "n_envs": 2, "n_steps": 32, "normalize": True}
+
+
+def task(algo: str, folder: Path | str = "", **kwargs: Any) -> RunTask:
+    settings = RunSettings(algo, "CartPole-v1", 1024, BLOCK)
+    return RunTask("a", settings, 3, 2, ("train/value_loss",), folder=str(folder), **kwargs)
+
+
+def comparable(result: Any) -> Any:
+    return replace(result, seconds=[])
+
+
+class KilledError(BaseException):
+    """As a kill would, it passes every `except Exception`."""
+
+
+def train_and_die(doomed: RunTask, n_checkpoints: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until right after a checkpoint."""
+    write = training._write_pickle
+    written = []
+
+    def write_and_die(path: Path, value: Any) -> None:
+        write(path, value)
+        written.append(path)
+        if len(written) == n_checkpoints:
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_write_pickle", write_and_die)
+        with pytest.raises(KilledError):
+            train(doomed)
+
+
+@pytest.mark.parametrize("algo", ["vpg", "a2c_gae"])
+def test_an_interrupted_training_goes_on_to_the_bit(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(task(algo))
+    train_and_die(task(algo, tmp_path, checkpoint_every=200), 2, monkeypatch)
+    assert (tmp_path / CHECKPOINT).exists()
+    resumed = train(task(algo, tmp_path, checkpoint_every=200))
+    # What was logged in the share of the interruption is logged anew by the next update
+    assert comparable(replace(resumed, logged={})) == comparable(replace(whole, logged={}))
+    assert len(resumed.seconds) == N_SHARES
+    assert sorted(resumed.seconds) == resumed.seconds
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_sb3_s_own_algorithms_go_on_with_weights_and_statistics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_and_die(task("a2c", tmp_path, checkpoint_every=200), 2, monkeypatch)
+    packed = pickle.loads((tmp_path / CHECKPOINT).read_bytes())
+    seen: list[Any] = []
+
+    def look(self: Checkpoints) -> None:
+        normalize = self.model.get_vec_normalize_env()
+        assert normalize is not None
+        seen.append((self.num_timesteps, normalize.obs_rms.count))
+
+    monkeypatch.setattr(Checkpoints, "_on_rollout_start", look)
+    resumed = train(task("a2c", tmp_path, checkpoint_every=200))
+    steps, count = seen[0]
+    assert steps >= 400
+    assert count > packed["normalize"]["obs_rms"].count > 300
+    assert sum(resumed.n_episodes) > sum(len(share) for share in packed["curve"]["_episodes"])
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_and_die(task("vpg", tmp_path, checkpoint_every=200), 1, monkeypatch)
+    assert comparable(train(replace(task("vpg", tmp_path), seed=4))) == comparable(train(replace(task("vpg"), seed=4)))
+
+
+def test_the_model_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    result = train(task("vpg", tmp_path, keep_model=True))
+    assert pickle.loads((tmp_path / MODEL).read_bytes())["normalize"]["obs_rms"].count > 1000
+    assert len(result.evaluation) == 2
+    assert result.versions["sb3_pg"]
+    assert np.isfinite(result.area)
+
+
+def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:
+    block = {**BLOCK, "learning_rate": 1e30, "max_grad_norm": None}
+    settings = RunSettings("vpg", "Pendulum-v1", 1024, block)
+    result = train(RunTask("a", settings, 1, folder=str(tmp_path), keep_model=True))
+    assert result.failure
+    assert result.evaluation == []
+    assert len(result.seconds) == N_SHARES
+    assert not (tmp_path / MODEL).exists()
+
+
+def test_a_tiny_study_trains(tmp_path: Path) -> None:
+    for each in study(tmp_path).tasks():
+        assert train(replace(each, eval_episodes=0)).failure == ""
+        break
