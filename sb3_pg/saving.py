@@ -105,7 +105,9 @@ class SavingMixin(OnPolicyAlgorithm):
         if self._loaded_state is None:
             started = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         else:
-            started = self._set_up_resuming(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            started = self._set_up_resuming(
+                self._loaded_state, total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+            )
         # SB3 leaves it where the last learn() ended until the first update, and the first batch's lambda comes before
         if self._total_timesteps:
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -113,13 +115,14 @@ class SavingMixin(OnPolicyAlgorithm):
 
     def _set_up_resuming(
         self,
+        loaded: bytes,
         total_timesteps: int,
         callback: MaybeCallback,
         reset_num_timesteps: bool,
         tb_log_name: str,
         progress_bar: bool,
     ) -> tuple[int, BaseCallback]:
-        state, differences = _unpack(self._loaded_state)
+        state, differences = _unpack(loaded)
         if state is not None:
             differences += self._restore_environments(state)
         total, callbacks = super()._setup_learn(

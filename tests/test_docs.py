@@ -22,7 +22,7 @@ from sb3_pg.advantage.estimators import ESTIMATORS
 from sb3_pg.gradient.callbacks import GradientStatisticsCallback
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 METRIC = re.compile(r"^\| `([a-z]+/[a-z_]+)` \|", re.MULTILINE)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
+from sb3_pg.study.pictures import NoModelError, kept_agent, walks
 from sb3_pg.study.plan import FigurePlan, Study
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import (
@@ -47,13 +50,14 @@ class NothingToDrawError(Exception):
     """Says why there is no figure."""
 
 
-def draw(plan: FigurePlan, study: Study, results: Results) -> bytes:
+def draw(plan: FigurePlan, study: Study, results: Results, logs: Path = Path("logs", "studies")) -> bytes:
     """
     Draw a figure.
 
     :param plan: what the study says of it
     :param study: the whole
     :param results: of its trainings
+    :param logs: folder of models, which ``walks`` plays with
     :return: a PNG file
     :raises NothingToDrawError: when what it needs has not been trained, or is not installed
     """
@@ -65,6 +69,7 @@ def draw(plan: FigurePlan, study: Study, results: Results) -> bytes:
         "regret": _regret,
         "profile": _profile,
         "improvement": _improvement,
+        "walks": lambda plan, study, _: _walks(plan, study, logs),
     }
     with style():
         try:
@@ -148,13 +153,16 @@ def _scores(plan: FigurePlan, study: Study, results: Results) -> Figure:
     measure = plan.options.get("measure", "final")
     names = [name for name in plan.curves if any(results.of(env, name) for env in plan.envs)]
     figure, panels = _panels(plan, study, results, 0.9 + 0.32 * max(len(names), 2), share_y=True)
-    styles = looks(plan, study)
+    # Many colours would mean nothing
+    styles = looks(plan, study) if len(names) <= 10 else dict.fromkeys(names, look(0))
     for env, axes in panels.items():
         for row, name in enumerate(names):
             if results.of(env, name):
                 _row(axes, -row, scores(study, results, env, name, measure), measure, styles[name])
         axes.set_yticks([-row for row in range(len(names))], [study.curve(name).label for name in names])
         axes.set_ylim(-len(names) + 0.4, 0.6)
+        if measure.startswith("steps_to"):
+            axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         shorten_ticks(axes)
@@ -185,7 +193,7 @@ def _row(axes: Axes, height: float, values: Any, measure: str, of: Look) -> None
         axes.plot(found.value, height, of.marker, color=of.color, ms=7, mec="white", mew=0.8)
     text = written(found, measure)
     if len(finite) < len(values):
-        text += f", {len(values) - len(finite)} never"
+        text = f"{text.split(' ')[0]} ({len(values) - len(finite)} of {len(values)} never)"
     axes.annotate(
         text, (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=8, color="#444444",
         annotation_clip=False,
@@ -263,7 +271,7 @@ def _regret(plan: FigurePlan, study: Study, results: Results) -> Figure:
             found[env] = one
     if not found:
         raise NothingToDrawError("no seed has been through two fixed lambdas yet")
-    figure = new_figure((2.0 + 2.0 * len(found), 1.2 + 0.27 * len(plan.curves)), layout="constrained")
+    figure = new_figure((max(2.0 + 2.0 * len(found), 6.4), 1.2 + 0.27 * len(plan.curves)), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (env, one) in zip(panels, found.items(), strict=True):
         fixed = fixed_curves(study, env, plan.curves)
@@ -295,7 +303,7 @@ def _comparable(plan: FigurePlan, study: Study, results: Results) -> tuple[dict[
 def _profile(plan: FigurePlan, study: Study, results: Results) -> Figure:
     """Share of trainings above each level of the normalised return."""
     found, envs = _comparable(plan, study, results)
-    taus = np.linspace(0.0, max(1.05, max(float(values.max()) for values in found.values())), 101)
+    taus = np.linspace(0.0, max(1.05, max(float(values.max()) for values in found.values())), 51)
     figure = new_figure((8.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, (share, low, high) in performance_profiles(found, taus).items():
@@ -332,4 +340,28 @@ def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
         xlabel=f"P({study.curve(first).label} is better than ...), {len(envs)} environments",
     )
     axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _walks(plan: FigurePlan, study: Study, logs: Path) -> Figure:
+    """Cells from the target at each step of 100 walks of LineWorld, one panel for each curve."""
+    found: dict[str, list[list[float]]] = {}
+    try:
+        for name in plan.curves:
+            with kept_agent(study, plan.envs[0], name, logs) as (model, env):
+                found[name] = walks(model, env)
+    except NoModelError as error:
+        raise NothingToDrawError(str(error)) from error
+    figure = new_figure((2.1 + 2.1 * len(found), 3.1), layout="constrained")
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, 100)
+    for axes, (name, each) in zip(panels, found.items(), strict=True):
+        for walk, shift in zip(each, jitter, strict=True):
+            axes.plot(np.array(walk) + shift, color=looks(plan, study)[name].color, lw=0.8, alpha=0.35)
+        share = np.mean([abs(walk[-1]) < 0.5 for walk in each])
+        label = textwrap.fill(study.curve(name).label, 24)
+        axes.set_title(f"{label}\n{share:.0%} end on the target", fontsize=9, fontweight="normal")
+        axes.axhline(0, color="#222222", lw=0.9)
+    panels[0].set_ylabel("cells from the target")
+    figure.supxlabel("step", fontsize=10)
     return figure

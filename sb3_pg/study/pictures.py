@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg.study.plan import Study
 from sb3_pg.study.results import plain
 from sb3_pg.study.runner import folder_of
 from sb3_pg.study.training import MODEL, put_statistics
-from sb3_pg.tune.blocks import BlockManager, is_deterministic, silence
+from sb3_pg.tune.blocks import BlockManager, silence
 from sb3_pg.tune.experiment import Experiment
 
 MAX_BYTES = 300_000
@@ -46,51 +50,97 @@ def film(study: Study, logs: Path) -> tuple[bytes, str]:
     if study.picture is None:
         return b"", "the study asks for none"
     env_id, name = study.picture
-    curve = study.curve(name)
-    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
-    try:
-        packed = pickle.loads(path.read_bytes())
-    except OSError:
-        return b"", f"no model of {name} is kept here: its first seed was trained on another machine, or before this"
-    settings = study.settings(curve, env_id)
-    if packed["settings"] != plain(settings):
-        return b"", f"the model of {name} that is kept here was trained with other settings"
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            frames, seconds = _play(settings.algo, env_id, settings.block, settings.env_kwargs, packed)
+            with kept_agent(study, env_id, name, logs, render=True) as (model, env):
+                return as_gif(*_play(model, env)), ""
+        except NoModelError as error:
+            return b"", str(error)
         except Exception as error:  # a film is not worth a report
             return b"", f"it could not be drawn: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return as_gif(frames, seconds), ""
 
 
-def _play(
-    algo: str, env_id: str, block: dict[str, Any], env_kwargs: dict[str, Any], packed: dict[str, Any]
-) -> tuple[list[Frame], float]:
-    """Frames of one episode, and the seconds between them."""
-    kwargs = {**env_kwargs, "render_mode": "rgb_array"}
-    experiment = Experiment(algo, env_id, 1, n_eval_envs=1, env_kwargs=kwargs, eval_env_kwargs=kwargs)
-    manager = BlockManager(experiment, {**block, "n_envs": 1}, seed=1)
-    with silence():
-        _, env, eval_env, _ = manager.build()
+class NoModelError(Exception):
+    """Says why there is no model to play with."""
+
+
+@contextmanager
+def kept_agent(
+    study: Study, env_id: str, name: str, logs: Path, render: bool = False
+) -> Iterator[tuple[BaseAlgorithm, VecEnv]]:
+    """
+    Load the model that a curve's first seed left, with an environment to play in; closed at the end.
+
+    :param study: the plan
+    :param env_id: id of the environment
+    :param name: of the curve
+    :param logs: folder of models
+    :param render: whether the environment is to give pictures
+    :raises NoModelError: when there is none, or one of other settings
+    """
+    curve = study.curve(name)
+    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
     try:
-        model = ALGOS[algo].load(io.BytesIO(packed["model"]), device="cpu")
+        packed = pickle.loads(path.read_bytes())
+    except OSError as error:
+        why = f"no model of {name} is kept here: its first seed was trained on another machine, or before this"
+        raise NoModelError(why) from error
+    settings = study.settings(curve, env_id)
+    if packed["settings"] != plain(settings):
+        raise NoModelError(f"the model of {name} that is kept here was trained with other settings")
+    kwargs = {**settings.env_kwargs, **({"render_mode": "rgb_array"} if render else {})}
+    experiment = Experiment(settings.algo, env_id, 1, n_eval_envs=1, env_kwargs=kwargs, eval_env_kwargs=kwargs)
+    with silence():
+        _, env, eval_env, _ = BlockManager(experiment, {**settings.block, "n_envs": 1}, seed=1).build()
+    env.close()
+    try:
         put_statistics(packed, eval_env)
-        fps = int(eval_env.metadata.get("render_fps") or 30)  # type: ignore[arg-type]
-        every = max(round(fps / FRAMES_PER_SECOND), 1)
-        frames, observation = [], eval_env.reset()
-        for step in range(int(MAX_SECONDS * fps)):
-            if step % every == 0:
-                frames.append(_picture(eval_env))
-            action, _ = model.predict(observation, deterministic=is_deterministic(env_id))  # type: ignore[arg-type]
-            observation, _, done, _ = eval_env.step(action)
-            if done[0]:
-                break
+        yield ALGOS[settings.algo].load(io.BytesIO(packed["model"]), device="cpu"), eval_env
     finally:
-        env.close()
         eval_env.close()
+
+
+def _play(model: BaseAlgorithm, env: VecEnv) -> tuple[list[Frame], float]:
+    """Frames of one episode, and the seconds between them."""
+    fps = int(env.metadata.get("render_fps") or 30)  # type: ignore[arg-type]
+    every = max(round(fps / FRAMES_PER_SECOND), 1)
+    observation: Any = env.reset()
+    frames = []
+    for step in range(int(MAX_SECONDS * fps)):
+        if step % every == 0:
+            frames.append(_picture(env))
+        action, _ = model.predict(observation, deterministic=True)
+        observation, _, done, _ = env.step(action)
+        if done[0]:
+            break
     return frames, every / fps
+
+
+def walks(model: BaseAlgorithm, env: VecEnv, n_episodes: int = 100) -> list[list[float]]:
+    """
+    Walk LineWorld, with actions drawn at random as while training.
+
+    :param model: the agent
+    :param env: one environment
+    :param n_episodes: number of episodes
+    :return: for each episode, cells from the target at each step
+    """
+    scale = (env.get_attr("unwrapped")[0].grid_size - 1) / 2
+    found: list[list[float]] = []
+    set_random_seed(1)
+    observation: Any = env.reset()
+    for _ in range(n_episodes):
+        walk: list[float] = []
+        done: Any = [False]
+        while not done[0]:
+            walk.append(scale * float(observation[0][0] - observation[0][1]))
+            action, _ = model.predict(observation, deterministic=False)
+            observation, _, done, infos = env.step(action)
+        last = infos[0]["terminal_observation"]
+        found.append([*walk, scale * float(last[0] - last[1])])
+    return found
 
 
 def _picture(env: VecEnv) -> Frame:

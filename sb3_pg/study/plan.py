@@ -33,7 +33,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "against": ("parameter", "measure"),
     "regret": (),
     "profile": (),
-    "improvement": ("measure",),
+    "improvement": (),
+    "walks": (),
 }
 """Kinds of figures, and what can be said of each besides its curves, environments and title."""
 

@@ -84,7 +84,7 @@ def _blocks(study: Study, results: Results, logs: Path) -> Page:
     yield Heading("Figures")
     for number, plan in enumerate(study.figures, 1):
         try:
-            picture = draw(plan, study, results)
+            picture = draw(plan, study, results, logs)
         except NothingToDrawError as error:
             yield Paragraph(f"{plan.title or plan.kind}: not drawn, since {error}.")
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -118,7 +119,8 @@ def check(study: Study, tasks: Iterable[RunTask]) -> None:
         seen.add((settings.env, task.curve))
         experiment = Experiment(settings.algo, settings.env, settings.n_timesteps, env_kwargs=settings.env_kwargs)
         try:
-            with silence():
+            with silence(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # they are shown by nobody's training either
                 make_model, env, eval_env, _ = BlockManager(experiment, settings.block, seed=task.seed).build()
                 try:
                     make_model()

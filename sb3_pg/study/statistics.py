@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -93,8 +94,8 @@ def scores(study: Study, results: Results, env: str, curve: str, measure: str) -
         worst = (max if measure == "wobble" else min)(known, default=float("nan"))
         failed = np.array([bool(result.failure) for result in results.of(env, curve)])
         values[np.isnan(values) & failed] = worst
-    known: Array = values[~np.isnan(values)]
-    return known
+    numbers: Array = values[~np.isnan(values)]
+    return numbers
 
 
 def estimate(values: Array, measure: str = "final") -> Estimate:
@@ -241,6 +242,17 @@ def normalized(study: Study, results: Results, envs: Sequence[str], curves: Sequ
     return {name: np.stack([column[: n_seeds[name]] for column in each], axis=1) for name, each in columns.items()}
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Seed NumPy's global generator, which rliable draws from: the same results shall make the same page."""
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(0)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
 def performance_profiles(found: dict[str, Array], taus: Array) -> dict[str, tuple[Array, Array, Array]]:
     """
     Share of trainings above each level, with intervals from a bootstrap that is stratified by environments.
@@ -250,9 +262,13 @@ def performance_profiles(found: dict[str, Array], taus: Array) -> dict[str, tupl
     :return: for each curve the share, and the lower and upper end of its interval
     :raises ImportError: without rliable (the extra ``plots``)
     """
-    from rliable.library import create_performance_profile
+    from rliable.library import get_interval_estimates
 
-    shares, intervals = create_performance_profile(found, taus, reps=1000)
+    def above(values: Array) -> Any:
+        return (values[..., None] > taus).mean(axis=(0, 1))
+
+    with _seeded():
+        shares, intervals = get_interval_estimates(found, above, reps=500)
     return {name: (shares[name], intervals[name][0], intervals[name][1]) for name in found}
 
 
@@ -269,7 +285,8 @@ def probabilities_of_improvement(found: dict[str, Array], of: str) -> dict[str, 
     from rliable.metrics import probability_of_improvement
 
     pairs = {name: (found[of], values) for name, values in found.items() if name != of}
-    values, intervals = get_interval_estimates(pairs, probability_of_improvement, reps=1000)
+    with _seeded():
+        values, intervals = get_interval_estimates(pairs, probability_of_improvement, reps=500)
     found_of = {}
     for name in pairs:
         low, high = map(float, np.ravel(intervals[name]))

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "zoo_scripts" / "studies").glob("*.yml"))
 # Of the large ones some curves of each kind
 ONLY = {
-    "benchmark": ["CartPole-v1", "HalfCheetah-v5"],
+    "benchmark": ["CartPole-v1", "HalfCheetah-v5/a2c_network"],
     "lambda": ["CartPole-v1/0", "CartPole-v1/1", "CartPole-v1/auto:0.97", "CartPole-v1/hoof:0.97", "Hopper-v5/0.97"],
     "a2c_gae": ["cartpole", "cartpole_a2c", "swingup", "ours", "grid_0.1_0.1_0.99_0.9"],
     "walker": ["ppo_lecture", "a2c_lecture", "reinforce", "trpo"],
