@@ -117,7 +117,7 @@ def test_the_board_says_what_is_left(tmp_path: Path) -> None:
 
 
 LONG = (
-    PLAN[: PLAN.index("curves:")].replace("n_timesteps: 128", "n_timesteps: 12_000\ncheckpoint_every: 256")
+    PLAN[: PLAN.index("curves:")].replace("n_timesteps: 128", "n_timesteps: 5_000\ncheckpoint_every: 256")
     + "curves:\n  - {name: one, hyperparams: {gae_lambda: 0.9}}\n"
 )
 
