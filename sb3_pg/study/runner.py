@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console, Group
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +23,7 @@ from sb3_pg.study.results import RunResult, append_result, path_of, read_results
 from sb3_pg.study.training import RunTask, quiet_mujoco, train
 from sb3_pg.tune.blocks import BlockManager, silence
 from sb3_pg.tune.experiment import Experiment
-from sb3_pg.tune.progress import clock
+from sb3_pg.tune.progress import LiveConsole, clock
 
 Key = tuple[str, str]
 """Environment and name of a curve."""
@@ -132,7 +131,7 @@ def check(study: Study, tasks: Iterable[RunTask]) -> None:
             raise study.error(study.curve(task.curve), message) from error
 
 
-class Board:
+class Board(LiveConsole):
     """
     Shows how far a study is: a live table on a terminal, a line for each training everywhere else. A context manager.
 
@@ -144,28 +143,13 @@ class Board:
     """
 
     def __init__(self, study: Study, tasks: list[RunTask], results: Results, capacity: float, console: Console) -> None:
-        self._study, self._results, self._console = study, results, console
+        self._study, self._results = study, results
         self._capacity = max(min(capacity, len(tasks)), 1)
         self._left = Counter((task.settings.env, task.curve) for task in tasks)
         self._running: dict[tuple[Key, int], float] = {}
         self._steps = {(task.settings.env, task.curve): task.settings.n_timesteps for task in tasks}
         self._n_tasks, self._n_done = len(tasks), 0
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=1)
-
-    def __enter__(self) -> Board:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live.is_started:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        super().__init__(console)
 
     def started(self, task: RunTask) -> None:
         """Note that a training has begun."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
 import pickle
 import time
 import warnings
@@ -26,6 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_nor
 
 from sb3_pg.faults import TrainingError
 from sb3_pg.saving import SavingMixin
+from sb3_pg.study.pages import write_whole
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
 from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
 from sb3_pg.tune.experiment import Experiment
@@ -161,7 +161,7 @@ class Checkpoints(BaseCallback):
         if self.num_timesteps >= self._next:
             self._on_training_start()
             state = {"settings": plain(self._task.settings), "seed": self._task.seed, "curve": self._curve.state}
-            _write_pickle(Path(self._task.folder, CHECKPOINT), {**state, **packed_model(self.model)})
+            write_whole(Path(self._task.folder, CHECKPOINT), pickle.dumps({**state, **packed_model(self.model)}))
 
     def _on_step(self) -> bool:
         return True
@@ -197,16 +197,6 @@ def put_statistics(packed: dict[str, Any], env: VecEnv) -> None:
     for name, value in packed["normalize"].items() if normalize is not None else ():
         if value is not None and np.shape(value) == np.shape(getattr(normalize, name, value)):
             setattr(normalize, name, deepcopy(value))
-
-
-def _write_pickle(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(pickle.dumps(value))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _checkpoint_of(task: RunTask) -> dict[str, Any] | None:
@@ -270,7 +260,8 @@ def train(task: RunTask) -> RunResult:
             eval_env.close()
     if task.folder:
         if task.keep_model and not failure:
-            _write_pickle(Path(task.folder, MODEL), {"settings": plain(settings), **packed_model(model)})
+            packed = {"settings": plain(settings), **packed_model(model)}
+            write_whole(Path(task.folder, MODEL), pickle.dumps(packed))
         Path(task.folder, CHECKPOINT).unlink(missing_ok=True)
     return curve.result(task, evaluation, failure)
 

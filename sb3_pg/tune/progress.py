@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
@@ -16,11 +17,44 @@ from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.scores import bootstrap_interval
 from sb3_pg.tune.search import Listener, Rules, best_trials
 
+SelfLive = TypeVar("SelfLive", bound="LiveConsole")
+
 N_SHOWN = 5
 N_SHOWN_RUNNING = 16
 
 
-class Progress(Listener):
+class LiveConsole:
+    """
+    A live table on a terminal, and printed lines there and everywhere else. A context manager.
+
+    :param console: where to show it
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=1)
+
+    def __enter__(self: SelfLive) -> SelfLive:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _table(self) -> Group:
+        """What the terminal shows now."""
+        raise NotImplementedError
+
+
+class Progress(LiveConsole, Listener):
     """
     Shows how far a search is. A context manager.
 
@@ -36,23 +70,11 @@ class Progress(Listener):
         self._rules = rules
         self._n_trials = n_trials
         self._n_final = n_final
-        self._console = console
         self._begin = time.monotonic()
         self._n_trained = 0
         self._n_final_trained = record.n_final_results
         self._ended_before = {trial.number for trial in record.trials if trial.state.is_finished()}
-        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=1)
-
-    def __enter__(self) -> Progress:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._live.is_started:
-            self._live.stop()
+        super().__init__(console)
 
     def trained(self) -> None:
         """Count a training."""
@@ -79,10 +101,6 @@ class Progress(Listener):
     def rerun(self, task: SeedTask, why: str) -> None:
         """Say that a seed is trained again."""
         self.say(f"{task.candidate}, seed {task.seed}, is trained again: {why}")
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _counts(self) -> dict[TrialState, int]:
         states = [trial.state for trial in self._record.trials]

@@ -33,7 +33,7 @@ class KilledError(BaseException):
 
 def train_and_die(doomed: RunTask, n_checkpoints: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train until right after a checkpoint."""
-    write = training._write_pickle
+    write = training.write_whole
     written = []
 
     def write_and_die(path: Path, value: Any) -> None:
@@ -43,7 +43,7 @@ def train_and_die(doomed: RunTask, n_checkpoints: int, monkeypatch: pytest.Monke
             raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_write_pickle", write_and_die)
+        patch.setattr(training, "write_whole", write_and_die)
         with pytest.raises(KilledError):
             train(doomed)
 
