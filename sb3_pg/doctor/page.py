@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,20 +15,7 @@ from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Diagnosis
 from sb3_pg.doctor.figures import compose, draw_panels, draw_rollout
 from sb3_pg.doctor.mistakes import right_advantages
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2rem 0 0.5rem; }
-.facts { color: #555; margin-top: 0.2rem; }
-.advice { border-left: 6px solid; padding: 0.4rem 0.9rem; margin: 0.6rem 0; background: #f7f7f7; }
-.advice b { display: block; } .good { border-color: #2f8f4e; } .watch { border-color: #d9a514; }
-.bad { border-color: #c03a2b; } .unknown { border-color: #8a8a8a; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; } figure img { width: 100%; } figcaption { font-size: 0.88rem; color: #444; }
-table { border-collapse: collapse; font-size: 0.9rem; } th, td { padding: 0.2rem 0.7rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr:nth-child(even) td { background: #f2f2f2; }
-code { background: #eee; padding: 0 0.2rem; }
-"""
+from sb3_pg.pages import Block, Finding, Gallery, Heading, Paragraph, Picture, Table, as_html, write_whole
 
 _CAPTIONS = {
     "lambda": """
@@ -62,49 +47,45 @@ def write_page(diagnosis: Diagnosis, advice: list[Advice], folder: Path) -> list
     :return: the paths of the files
     """
     figures = draw_panels(diagnosis)
-    folder.mkdir(parents=True, exist_ok=True)
     page, picture, numbers = (folder / f"doctor.{kind}" for kind in ("html", "png", "csv"))
-    page.write_text(_html(diagnosis, advice, figures), encoding="utf-8")
+    write_whole(page, as_html(f"Doctor: {diagnosis.training.name}", _page(diagnosis, advice, figures)))
     title = f"{diagnosis.training.name}: {diagnosis.n_episodes} episodes, gradient of {diagnosis.layers}"
-    picture.write_bytes(compose(list(figures.values()), title))
+    write_whole(picture, compose(list(figures.values()), title))
     write_csv(numbers, _numbers(diagnosis))
     return [page, picture, numbers]
 
 
-def _html(diagnosis: Diagnosis, advice: list[Advice], figures: dict[str, bytes]) -> str:
+def _page(diagnosis: Diagnosis, advice: Iterable[Advice], figures: dict[str, bytes]) -> Iterator[Block]:
     training = diagnosis.training
-    facts = (
+    yield Heading(training.name, 1)
+    yield Paragraph(
         f"{diagnosis.n_episodes} whole episodes ({steps(diagnosis.n_steps)}) of the frozen policy, mean length "
         f"{diagnosis.mean_length:.0f}, mean return {diagnosis.mean_return:.4g}. A batch is "
         f"{diagnosis.batch_steps:.0f} steps{_minibatch(diagnosis)}. gamma {training.gamma:g}, lambda "
         f"{training.gae_lambda:g}, estimator {training.estimator}, baseline {training.baseline}. Gradients of "
         f"{diagnosis.layers} of the actor."
     )
-    shown = "\n".join(
-        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        f"<figcaption>{html.escape(_CAPTIONS[name])}</figcaption></figure>"
-        for name, image in figures.items()
+    yield from _findings(advice)
+    yield Heading("Figures")
+    yield Gallery(tuple(Picture(f"{name}.png", name, image, _CAPTIONS[name]) for name, image in figures.items()))
+    yield Heading("Estimators and baselines")
+    yield Table(
+        ("", "variance", "signal to noise", "±", "cosine", "±"),
+        tuple(
+            (describe(row), *map(_number, (row.variance, row.snr, row.snr_error, row.cosine, row.cosine_error)))
+            for row in diagnosis.estimators
+        ),
     )
-    rows = (
-        (describe(row), row.variance, row.snr, row.snr_error, row.cosine, row.cosine_error)
-        for row in diagnosis.estimators
+    yield Paragraph(
+        """For one batch; variance in units of the true gradient's squared length, signal to noise with the estimator's
+        own expectation as the signal, whether that is biased or not. The true gradient is that of Monte-Carlo returns
+        of whole episodes, told from all pairs of different groups of episodes, so without the bias of chance. Every
+        number of this page is in doctor.csv; docs/gradients.md explains them."""
     )
-    return f"""{head(f"Doctor: {training.name}")}
-<h1>{html.escape(training.name)}</h1>
-<p class="facts">{html.escape(facts)}</p>
-{advice_html(advice)}
-<h2>Figures</h2>
-<div class="figures">
-{shown}
-</div>
-<h2>Estimators and baselines</h2>
-{_table(("", "variance", "signal to noise", "±", "cosine", "±"), rows)}
-<p class="facts">For one batch; variance in units of the true gradient's squared length, signal to noise with the
-estimator's own expectation as the signal, whether that is biased or not. The true gradient is that of
-Monte-Carlo returns of whole episodes, told from all pairs of different groups of episodes, so without the bias of
-chance. Every number of this page is in doctor.csv; docs/gradients.md explains them.</p>
-</body></html>
-"""
+
+
+def _findings(advice: Iterable[Advice]) -> Iterator[Block]:
+    return (Finding(each.level, each.title, each.text) for each in advice)
 
 
 def _minibatch(diagnosis: Diagnosis) -> str:
@@ -119,22 +100,20 @@ def write_rollout_page(rollout: StrangersRollout, advice: list[Advice], name: st
     :param folder: made if it is not there
     :return: the paths of the files
     """
-    folder.mkdir(parents=True, exist_ok=True)
     picture = draw_rollout(rollout)
     facts = f"{rollout.rewards.shape[0]} steps of {rollout.rewards.shape[1]} environments, {rollout.dones.sum()} ends."
-    shown = ""
+    blocks = [Heading(name, 1), Paragraph(facts), *_findings(advice)]
     if picture is not None:
-        encoded = base64.b64encode(picture).decode()
-        shown = (
-            f'<h2>Where they differ</h2><figure><img alt="advantages" src="data:image/png;base64,{encoded}"></figure>'
-        )
+        blocks += [
+            Heading("Where they differ"),
+            Picture("doctor.png", "In the file, and right", picture),
+        ]
     page, numbers = folder / "doctor.html", folder / "doctor.csv"
-    text = f"{head(name)}<h1>{html.escape(name)}</h1><p class='facts'>{facts}</p>{advice_html(advice)}{shown}"
-    page.write_text(f"{text}</body></html>\n", encoding="utf-8")
+    write_whole(page, as_html(name, blocks))
     write_csv(numbers, _rollout_numbers(rollout))
     if picture is None:
         return [page, numbers]
-    (folder / "doctor.png").write_bytes(picture)
+    write_whole(folder / "doctor.png", picture)
     return [page, folder / "doctor.png", numbers]
 
 
@@ -147,29 +126,6 @@ def _rollout_numbers(rollout: StrangersRollout) -> Iterator[tuple[Any, ...]]:
         at = f"step {step} of environment {env_index}"
         yield "advantage_in_file", at, value, ""
         yield "advantage_right", at, right[step, env_index], ""
-
-
-def head(title: str) -> str:
-    """Everything before the page's first heading."""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-    )
-
-
-def advice_html(advice: Iterable[Advice]) -> str:
-    """The findings as coloured boxes."""
-    return "\n".join(
-        f'<div class="advice {each.level}"><b>{html.escape(each.title)}</b>{html.escape(each.text)}</div>'
-        for each in advice
-    )
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
-    def cells(row: Iterable[Any], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(_number(cell))}</{tag}>" for cell in row) + "</tr>"
-
-    return "\n".join(["<table>", cells(header, "th"), *(cells(row, "td") for row in rows), "</table>"])
 
 
 def _number(cell: Any) -> str:

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from sb3_pg.study.commands import command
-from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
-from sb3_pg.study.pages import (
+from sb3_pg.pages import (
     Block,
     Code,
     Heading,
@@ -26,6 +24,8 @@ from sb3_pg.study.pages import (
     put_between_marks,
     write_whole,
 )  # fmt: skip
+from sb3_pg.study.commands import command
+from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import film
 from sb3_pg.study.plan import FigurePlan, Study
 from sb3_pg.study.runner import Results

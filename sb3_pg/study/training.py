@@ -24,12 +24,12 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
 from sb3_pg.faults import TrainingError
+from sb3_pg.pages import write_whole
 from sb3_pg.saving import SavingMixin
-from sb3_pg.study.pages import write_whole
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
 from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
 from sb3_pg.tune.experiment import Experiment
-from sb3_pg.tune.training import has_diverged
+from sb3_pg.tune.training import DIVERGED_WEIGHTS, has_diverged
 
 CHECKPOINT = "checkpoint.pkl"
 MODEL = "model.pkl"
@@ -280,7 +280,7 @@ def _begin(task: RunTask, make_model: Callable[[], BaseAlgorithm], env: VecEnv, 
 
 
 def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: LearningCurve) -> str:
-    """Train to the end, and say why it ended early; empty if it did not."""
+    """Train to the end, and say how it failed; empty if it did not."""
     callbacks = [*callbacks, curve]
     if task.folder and task.checkpoint_every:
         callbacks.append(Checkpoints(task, curve))
@@ -292,7 +292,7 @@ def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: Lear
             raise
         curve.on_training_end()
         return " ".join(str(error).split())[:300]
-    return ""
+    return DIVERGED_WEIGHTS if has_diverged(model) else ""
 
 
 def _evaluate(task: RunTask, model: BaseAlgorithm, eval_env: VecEnv) -> list[float]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import csv
-import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sb3_pg.pages import Block, Code, Heading, Paragraph, Picture, Table, as_html, write_whole
 from sb3_pg.tune.experiment import Experiment, SeedResult
 from sb3_pg.tune.figures import draw_all
 from sb3_pg.tune.final import Standing
@@ -39,15 +38,14 @@ def write_report(
     :param folder: where the files go
     :return: path of the page
     """
-    folder.mkdir(parents=True, exist_ok=True)
     trials = list(_trial_rows(record, rules))
     final = [_standing_row(rank, standing) for rank, standing in enumerate(standings, 1)]
-    (folder / "trials.csv").write_text(_csv(trials))
-    (folder / "curves.csv").write_text(_csv(_curve_rows(record, experiment, standings)))
-    (folder / "final.csv").write_text(_csv(final))
+    write_whole(folder / "trials.csv", _csv(trials))
+    write_whole(folder / "curves.csv", _csv(_curve_rows(record, experiment, standings)))
+    write_whole(folder / "final.csv", _csv(final))
     problems = draw_all(record, experiment, rules, folder / "figures")
     page = folder / "report.html"
-    page.write_text(_page(record, trials, final, winner, problems, folder), encoding="utf-8")
+    write_whole(page, as_html(record.name, _page(record, trials, final, winner, problems, folder)))
     return page
 
 
@@ -111,38 +109,29 @@ def _page(
     winner: str,
     problems: dict[str, str],
     folder: Path,
-) -> str:
-    parts = [f"<h1>{html.escape(record.name)}</h1>", _table([record.settings], skip={"block", "space"})]
+) -> Iterator[Block]:
+    yield Heading(record.name, 1)
+    yield _table([{name: value for name, value in record.settings.items() if name not in ("block", "space")}])
     if final:
-        parts += ["<h2>On fresh seeds</h2>", _table(final)]
+        yield Heading("On fresh seeds")
+        yield _table(final)
     if winner:
-        parts += ["<h2>The winner</h2>", f"<pre>{html.escape(winner)}</pre>"]
+        yield Heading("The winner")
+        yield Code(winner)
     for name, title in FIGURES.items():
-        parts.append(f"<h2>{html.escape(title)}</h2>")
+        yield Heading(title)
         if problems[name]:
-            parts.append(f"<p>Not drawn: {html.escape(problems[name])}.</p>")
+            yield Paragraph(f"Not drawn: {problems[name]}.")
         else:
-            picture = base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()
-            parts.append(f'<img alt="{html.escape(title)}" src="data:image/png;base64,{picture}">')
-    numbers = "trials.csv (every trial), curves.csv (every evaluation), final.csv"
-    parts += ["<h2>Trials</h2>", _table(trials), f"<p>The numbers: {numbers}, beside this page.</p>"]
-    style = (
-        "body{font:15px/1.5 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
-        "div{overflow-x:auto}table{border-collapse:collapse;font-size:13px}"
-        "td,th{border:1px solid #ccc;padding:.2em .5em;text-align:right}"
-        "img{max-width:100%}pre{background:#f4f4f4;padding:1em;overflow-x:auto}"
-    )
-    title = html.escape(record.name)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{style}</style>'
-    return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+            yield Picture(f"{name}.png", title, (folder / "figures" / f"{name}.png").read_bytes())
+    yield Heading("Trials")
+    yield _table(trials)
+    yield Paragraph("Beside this page: trials.csv (every trial), curves.csv (every evaluation), final.csv.")
 
 
-def _table(rows: Sequence[dict[str, Any]], skip: Iterable[str] = ()) -> str:
-    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in skip]
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in columns)
-    lines = ["".join(f"<td>{html.escape(_shown(row.get(name)))}</td>" for name in columns) for row in rows]
-    body = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f"<div><table><tr>{head}</tr>\n{body}</table></div>"
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(columns, tuple(tuple(_shown(row.get(name)) for name in columns) for row in rows))
 
 
 def _shown(value: Any) -> str:

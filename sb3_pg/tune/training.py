@@ -20,6 +20,8 @@ from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.pruning import Bars
 
+DIVERGED_WEIGHTS = "weights of the final policy are NaN or infinite"
+
 
 class LearningCurve(BaseCallback):
     """
@@ -109,7 +111,7 @@ def _train(task: SeedTask) -> LearningCurve:
                 raise
             curve.stopped, curve.why = "diverged", " ".join(str(error).split())[:300]
         if not curve.stopped and has_diverged(model):
-            curve.stopped, curve.why = "diverged", "weights of the final policy are NaN or infinite"
+            curve.stopped, curve.why = "diverged", DIVERGED_WEIGHTS
     finally:
         env.close()
         eval_env.close()

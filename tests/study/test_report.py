@@ -18,10 +18,10 @@ import yaml
 from PIL import Image
 from study.small_study import PLAN, result, results_of, study, write_plan
 
+from sb3_pg.pages import put_between_marks
 from sb3_pg.study import report
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw
-from sb3_pg.study.pages import put_between_marks
 from sb3_pg.study.pictures import as_gif, film, shadow
 from sb3_pg.study.plan import read_study
 from sb3_pg.study.report import write_index, write_report

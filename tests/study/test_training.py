@@ -104,6 +104,14 @@ def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert not (tmp_path / MODEL).exists()
 
 
+def test_weights_that_are_infinite_in_the_end_are_divergence_for_any_algorithm(tmp_path: Path) -> None:
+    block = {"policy": "MlpPolicy", "n_timesteps": 64, "n_steps": 64, "learning_rate": 3e38}
+    result = train(RunTask("a", RunSettings("a2c", "CartPole-v1", 64, block), 1, folder=str(tmp_path), keep_model=True))
+    assert "infinite" in result.failure
+    assert result.evaluation == []
+    assert not (tmp_path / MODEL).exists()
+
+
 def test_a_tiny_study_trains(tmp_path: Path) -> None:
     for each in study(tmp_path).tasks():
         assert train(replace(each, eval_episodes=0)).failure == ""

@@ -77,11 +77,28 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG or GIF file."""
+    """A PNG or GIF file, with its title below it, or a longer text."""
 
     name: str
     title: str
     content: bytes = field(repr=False)
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures side by side."""
+
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A box with what was found, in the colour of its level: good, watch, bad or unknown."""
+
+    level: str
+    title: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
 
-Block = Heading | Paragraph | Items | Code | Picture | Table
+Block = Heading | Paragraph | Items | Code | Picture | Gallery | Finding | Table
 Page = Iterator[Block]
 
 STYLE = """
@@ -103,6 +120,11 @@ div.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.9
 th, td { padding: 0.25rem 0.7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e3e3e3; }
 th { border-bottom: 2px solid #999; } pre { background: #f4f4f4; padding: 0.7rem; overflow-x: auto; font-size: 85%; }
 code { background: #f0f0f0; padding: 0 0.2rem; } pre code { background: none; padding: 0; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.2rem; }
+.gallery figure { margin: 0; } .gallery img { width: 100%; }
+.finding { border-left: 6px solid; padding: 0.4rem 0.9rem; margin: 0.6rem 0; background: #f7f7f7; }
+.finding b { display: block; } .good { border-color: #2f8f4e; } .watch { border-color: #d9a514; }
+.bad { border-color: #c03a2b; } .unknown { border-color: #8a8a8a; }
 """
 
 
@@ -113,21 +135,7 @@ def as_markdown(blocks: Iterable[Block], folder: str) -> str:
     :param blocks: what it is made of
     :param folder: where its pictures are, seen from the page
     """
-    parts = []
-    for block in blocks:
-        if isinstance(block, Heading):
-            parts.append(f"{'#' * block.level} {block.text}")
-        elif isinstance(block, Paragraph):
-            parts.append(" ".join(block.text.split()))
-        elif isinstance(block, Items):
-            parts.append("\n".join(f"- {' '.join(text.split())}" for text in block.texts))
-        elif isinstance(block, Code):
-            parts.append(f"```sh\n{block.text}\n```")
-        elif isinstance(block, Picture):
-            parts.append(f"![{block.title}]({folder}/{block.name})\n*{block.title}*")
-        else:
-            parts.append(markdown_table(block.heading, block.rows))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 
 
 def as_html(title: str, blocks: Iterable[Block]) -> str:
@@ -137,29 +145,48 @@ def as_html(title: str, blocks: Iterable[Block]) -> str:
     :param title: of the window
     :param blocks: what it is made of
     """
-    parts = []
-    for block in blocks:
-        if isinstance(block, Heading):
-            parts.append(f"<h{block.level}>{_inline(block.text)}</h{block.level}>")
-        elif isinstance(block, Paragraph):
-            parts.append(f"<p>{_inline(block.text)}</p>")
-        elif isinstance(block, Items):
-            parts.append("<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>")
-        elif isinstance(block, Code):
-            parts.append(f"<pre><code>{html.escape(block.text)}</code></pre>")
-        elif isinstance(block, Picture):
-            kind = block.name.rpartition(".")[2]
-            content = base64.b64encode(block.content).decode()
-            name = html.escape(block.title)
-            parts.append(
-                f'<figure><img alt="{name}" src="data:image/{kind};base64,{content}">'
-                f"<figcaption>{name}</figcaption></figure>"
-            )
-        else:
-            rows = [_cells(block.heading, "th"), *(_cells(row, "td") for row in block.rows)]
-            parts.append(f'<div class="wide"><table>{"".join(rows)}</table></div>')
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(parts) + "\n</body></html>\n"
+    body = "\n".join(_html(block) for block in blocks)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def _markdown(block: Block, folder: str) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Paragraph):
+        return " ".join(block.text.split())
+    if isinstance(block, Items):
+        return "\n".join(f"- {' '.join(text.split())}" for text in block.texts)
+    if isinstance(block, Code):
+        return f"```sh\n{block.text}\n```"
+    if isinstance(block, Picture):
+        return f"![{block.title}]({folder}/{block.name})\n*{block.caption or block.title}*"
+    if isinstance(block, Gallery):
+        return "\n\n".join(_markdown(picture, folder) for picture in block.pictures)
+    if isinstance(block, Finding):
+        return f"> **{block.title}** {' '.join(block.text.split())}"
+    return markdown_table(block.heading, block.rows)
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
+    if isinstance(block, Paragraph):
+        return f"<p>{_inline(block.text)}</p>"
+    if isinstance(block, Items):
+        return "<ul>" + "".join(f"<li>{_inline(text)}</li>" for text in block.texts) + "</ul>"
+    if isinstance(block, Code):
+        return f"<pre><code>{html.escape(block.text)}</code></pre>"
+    if isinstance(block, Picture):
+        kind, content = block.name.rpartition(".")[2], base64.b64encode(block.content).decode()
+        picture = f'<img alt="{html.escape(block.title)}" src="data:image/{kind};base64,{content}">'
+        return f"<figure>{picture}<figcaption>{_inline(block.caption or block.title)}</figcaption></figure>"
+    if isinstance(block, Gallery):
+        return f'<div class="gallery">{"".join(map(_html, block.pictures))}</div>'
+    if isinstance(block, Finding):
+        return f'<div class="finding {block.level}"><b>{_inline(block.title)}</b>{_inline(block.text)}</div>'
+    rows = [_cells(block.heading, "th"), *(_cells(row, "td") for row in block.rows)]
+    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
 def _cells(texts: Iterable[str], tag: str) -> str:
