@@ -28,7 +28,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from helpers import ScriptedEnv, same, tiny, weights
+from helpers import Runaway, SaveAtEveryRollout, ScriptedEnv, same, tiny, weights
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
@@ -78,20 +78,6 @@ def as_seen(error: BaseException, folder: Path) -> str:
     lines = "".join(traceback.format_exception_only(error)).strip().splitlines()
     lines += [] if sys.version_info >= (3, 11) else getattr(error, "__notes__", [])
     return "\n".join(lines).replace(f"{folder}{os.sep}", "").removeprefix("sb3_pg.faults.")
-
-
-class SaveAtEveryRollout(BaseCallback):
-    """A checkpoint at the beginning of every rollout."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def _on_rollout_start(self) -> None:
-        self.model.save(self.path)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def stops(
@@ -180,19 +166,6 @@ def nan_in_a_gradient(folder: Path) -> Report:
     report = stops(folder, model, ValueError, "gradient", "nan", "update 3", more=[hook])
     assert calls == 3
     return report
-
-
-class Runaway(th.optim.SGD):
-    """Its steps are right, until one is not."""
-
-    steps = 0
-
-    def step(self, closure: Any = None) -> Any:
-        super().step(closure)
-        self.steps += 1
-        if self.steps == 3:
-            with th.no_grad():
-                self.param_groups[0]["params"][-1].fill_(np.inf)
 
 
 def an_infinite_step_of_the_optimizer(folder: Path) -> Report:

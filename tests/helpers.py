@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -146,3 +147,30 @@ def set_linear_critic(model: Any, weight: Sequence[float], bias: float = 0.0) ->
     with th.no_grad():
         model.policy.value_net.weight[:] = th.tensor([weight])
         model.policy.value_net.bias.fill_(bias)
+
+
+class SaveAtEveryRollout(BaseCallback):
+    """A checkpoint at the beginning of every rollout."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def _on_rollout_start(self) -> None:
+        self.model.save(self.path)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class Runaway(th.optim.SGD):
+    """Its steps are right, until one is not."""
+
+    steps = 0
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        self.steps += 1
+        if self.steps == 3:
+            with th.no_grad():
+                self.param_groups[0]["params"][-1].fill_(np.inf)

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, DICT, FLAT, RandomEnv, ScriptedEnv, one_rollout, same, tiny, weights
+from helpers import (
+    ACTION_SPACES,
+    DICT,
+    FLAT,
+    RandomEnv,
+    SaveAtEveryRollout,
+    ScriptedEnv,
+    one_rollout,
+    same,
+    tiny,
+    weights,
+)
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -311,18 +322,6 @@ class InDict(gym.ObservationWrapper[Any, Any, Any]):
 
     def observation(self, observation: Any) -> Any:
         return {"position": observation}
-
-
-class SaveAtEveryRollout(BaseCallback):
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    def _on_rollout_start(self) -> None:
-        self.model.save(self.path)
-
-    def _on_step(self) -> bool:
-        return True
 
 
 def assert_training_stops_and_the_saved_model_is_unharmed(model: Any, path: Path, words: tuple[str, ...]) -> None:

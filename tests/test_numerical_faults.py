@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, same, tiny, weights
+from helpers import ACTION_SPACES, RandomEnv, Runaway, ScriptedEnv, same, tiny, weights
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -209,19 +209,6 @@ def test_statistics_inside_the_network_are_put_back_as_well() -> None:
 
 
 # -- optimizers --------------------------------------------------------------------------------------------------------
-
-
-class Runaway(th.optim.SGD):
-    """Its steps are right, until one is not."""
-
-    steps = 0
-
-    def step(self, closure: Any = None) -> Any:
-        super().step(closure)
-        self.steps += 1
-        if self.steps == 3:
-            with th.no_grad():
-                self.param_groups[0]["params"][-1].fill_(INF)
 
 
 @pytest.mark.parametrize("joint_optimizer", [False, True])
