@@ -223,4 +223,4 @@ def products_of(gradients: Array, counts: NDArray[np.int64]) -> GradientProducts
     :param counts: episodes in each block, shape ``(n_blocks,)``
     """
     found = moments(gradients, counts)
-    return GradientProducts(found.cross, found.own + found.variance(float(counts.sum())))
+    return GradientProducts(found.cross, found.own, found.variance(float(counts.sum())))

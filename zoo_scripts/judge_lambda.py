@@ -4,7 +4,8 @@
     python zoo_scripts/judge_lambda.py --gate 2   # another rule: the table is printed and not written
 
 Problems that the rule was not made with, seven critics, batches of 4, 16 and 64 episodes, six seeds each. What is
-judged is the true cosine of the lambda that was chosen, as a share of that of the best lambda of the grid.
+judged is the true cosine of the lambda that was chosen, as a share of that of the best lambda of the grid: the cosine
+of the mean gradient of as many batches as the rule has in mind (``batches``).
 """
 
 from __future__ import annotations
@@ -53,17 +54,18 @@ class Pool:
     def __init__(self, problem: str, critic: str, n: int) -> None:
         rng, episodes = np.random.default_rng(5), cell(problem, critic)
         made = [products(episodes.blocks(n, rng)) for _ in range(N_BATCHES)]
-        self.cross, self.square = np.array([each.cross for each in made]), np.array([each.square for each in made])
+        self._made = GradientProducts(*map(np.array, zip(*made, strict=True)))
 
     def draw(self, rng: np.random.Generator) -> GradientProducts:
         """A batch."""
         chosen = rng.integers(N_BATCHES)
-        return GradientProducts(self.cross[chosen], self.square[chosen])
+        return GradientProducts(*(each[chosen] for each in self._made))
 
     def draw_without_signal(self, rng: np.random.Generator) -> GradientProducts:
         """A batch with the same noise and no expected gradient."""
         found = self.draw(rng)
-        return found._replace(cross=found.cross - self.cross.mean(axis=0))
+        cross, own = (each - made.mean(axis=0) for each, made in zip(found, self._made[:2], strict=False))
+        return GradientProducts(cross, own, found.noise)
 
 
 def judge(problem: str, critic: str, n: int, **parameters: Any) -> Judged:
@@ -71,17 +73,20 @@ def judge(problem: str, critic: str, n: int, **parameters: Any) -> Judged:
 
     :param parameters: of the rule, instead of its own
     """
-    exact, pool = cosines(problem, critic, n), Pool(problem, critic, n)
+    pool = Pool(problem, critic, n)
     rules = [[GradientAgreement(default, tuple(GRID), **parameters) for _ in range(N_SEEDS)] for default in DEFAULTS]
     chosen = np.array([[run(rule, pool.draw, N_UPDATES, seed)[-1] for seed, rule in enumerate(row)] for row in rules])
     nothing = [
         run(GradientAgreement(0.97, tuple(GRID), **parameters), pool.draw_without_signal, 100, seed)
         for seed in range(2)
     ]
+    exact = cosines(problem, critic, round(n * rules[0][0].batches))
     shares = exact[np.searchsorted(GRID, chosen)] / exact.max()
     stayed = exact[np.searchsorted(GRID, DEFAULTS)] / exact.max()
     moved = float(np.mean(np.array(nothing) != 0.97))
-    return Judged(critic, float(exact[-1]), float(GRID[exact.argmax()]), chosen[0], shares, stayed, moved)
+    return Judged(
+        critic, float(cosines(problem, critic, n)[-1]), float(GRID[exact.argmax()]), chosen[0], shares, stayed, moved
+    )
 
 
 def row(name: str, found: list[Judged]) -> str:
@@ -155,7 +160,7 @@ def draw(path: Path, problem: str = "garnet 10", n: int = 16) -> None:
 def main() -> None:
     """Write table and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("memory", "caution", "gate"):
+    for name in ("memory", "caution", "gate", "batches"):
         parser.add_argument(f"--{name}", type=float, help="of the rule, instead of its own")
     parameters = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     text = table([judge(*each, **parameters) for each in tqdm(list(product(HELD_OUT, CRITICS, SIZES)))])

@@ -26,8 +26,15 @@ class GradientProducts(NamedTuple):
 
     cross: Array
     r""":math:`U = E[\hat g] \cdot E[\hat g_r]`, with the last choice as the reference r."""
-    square: Array
-    r""":math:`q = E|\hat g|^2`, expected squared length, noise included."""
+    own: Array
+    r""":math:`|E[\hat g]|^2`, squared length of the expected gradient."""
+    noise: Array
+    r""":math:`\mathrm{tr}\,\mathrm{Cov}[\hat g]`, expected squared length of the noise."""
+
+    @property
+    def square(self) -> Array:
+        r""":math:`E|\hat g|^2`, expected squared length, noise included."""
+        return self.own + self.noise
 
 
 @dataclass(frozen=True)
@@ -188,18 +195,20 @@ LAMBDAS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 class GradientAgreement:
     r"""The lambda whose gradient agrees best with the true one, told from the batches themselves. Experimental.
 
-    What one would like to know is the cosine between a batch's gradient :math:`\hat g_\lambda` and the true gradient G.
-    That of :math:`\lambda = 1` is unbiased (up to the rollout's cut ends, where the critic stands in), so
+    What one would like to know is the cosine between a gradient :math:`\hat g_\lambda` and the true gradient G. That of
+    :math:`\lambda = 1` is unbiased (up to the rollout's cut ends, where the critic stands in), so
 
-    .. math:: s(\lambda) = \frac{E[\hat g_\lambda] \cdot E[\hat g_1]}{\sqrt{E|\hat g_\lambda|^2\; E|\hat g_1|^2}}
-              = \frac{|G|}{\sqrt{E|\hat g_1|^2}} \cdot \frac{E[\hat g_\lambda] \cdot G}{|G| \sqrt{E|\hat g_\lambda|^2}}
+    .. math:: s(\lambda) = \frac{U(\lambda)}{\sqrt{q(\lambda)\, q(1)}}, \qquad
+              U(\lambda) = E[\hat g_\lambda] \cdot E[\hat g_1], \qquad
+              q(\lambda) = |E[\hat g_\lambda]|^2 + \frac{\mathrm{tr}\,\mathrm{Cov}[\hat g_\lambda]}{M}
 
-    is the cosine up to a factor that is the same for every lambda. It does not change with the length of a gradient:
-    the mean squared error does, and prefers a gradient of length nought where noise prevails. Every batch gives
-    unbiased estimates of :math:`U(\lambda)`, the numerator, and :math:`q(\lambda)`, the square under the root
-    (:class:`GradientProducts`), of the policy's last layer. Both are averaged over the updates with weights
-    :math:`\beta^k` for k updates ago, in units of an average of q(1) over earlier updates (a unit that knew the present
-    batch would bias the choice), and s is the quotient of the averages, never the average of quotients.
+    is the cosine of the mean gradient of M batches up to a factor that is the same for every lambda. Bias stays from
+    one batch to the next, while the optimizer averages noise away; how much of it counts is M (``batches``). The score
+    does not change with the length of a gradient: the mean squared error does, and prefers a gradient of length nought
+    where noise prevails. Every batch gives unbiased estimates of :math:`U` and :math:`q` (:class:`GradientProducts`),
+    of the policy's last layer. Both are averaged over the updates with weights :math:`\beta^k` for k updates ago, in
+    units of an average of :math:`E|\hat g_1|^2` over earlier updates (a unit that knew this batch would bias the
+    choice), and s is the quotient of averages, not the average of quotients.
 
     **Standard errors** come from the scatter between updates. With x = (U, q), its weighted mean and covariance
     C, n effective updates, and J the Jacobian of s (delta method),
@@ -223,6 +232,8 @@ class GradientAgreement:
     :param caution: standard errors by which another lambda has to be better
     :param gate: standard errors by which its score has to be above nought
     :param warm_up: updates before the first choice, at least 10: with fewer the standard errors are too small
+    :param batches: M, at least 1, which is the gradient of one batch, as plain SGD follows it. The mean that Adam keeps
+        (beta_1 = 0.9) is worth (1 + beta_1) / (1 - beta_1) = 19 of them; 4 is in between (docs/lambda.md, the study)
     """
 
     def __init__(
@@ -233,6 +244,7 @@ class GradientAgreement:
         caution: float = 2.0,
         gate: float = 3.0,
         warm_up: int = 10,
+        batches: float = 4.0,
     ) -> None:
         self.default, self.lambdas = default, _candidates(default, lambdas)
         if not 0 <= memory < 1:
@@ -241,7 +253,9 @@ class GradientAgreement:
             raise ValueError(f"caution={caution!r}, gate={gate!r}: numbers of at least 0 are expected")
         if not warm_up >= 10:
             raise ValueError(f"warm_up={warm_up!r} must be a whole number of at least 10")
-        self.memory, self.caution, self.gate, self.warm_up = memory, caution, gate, warm_up
+        if not 1 <= batches < np.inf:
+            raise ValueError(f"batches={batches!r} must be a number of at least 1")
+        self.memory, self.caution, self.gate, self.warm_up, self.batches = memory, caution, gate, warm_up, batches
         self.n_updates = 0
         self._chosen = int(np.flatnonzero(self.lambdas == default)[0])
         size = 2 * len(self.lambdas)
@@ -266,7 +280,7 @@ class GradientAgreement:
         self._unit = self.memory * self._unit + reference
         self._unit_weight = self.memory * self._unit_weight + 1.0
         if unit > 0:
-            x = np.concatenate([products.cross, products.square]) / unit
+            x = np.concatenate([products.cross, products.own + products.noise / self.batches]) / unit
             self._sum = self.memory * self._sum + x
             self._products = self.memory * self._products + np.outer(x, x)
             self._weight = self.memory * self._weight + 1.0
@@ -435,10 +449,15 @@ class RuleEntry(NamedTuple):
     """For messages."""
 
 
+def _gradient_agreement(*numbers: float) -> GradientAgreement:
+    given: dict[str, Any] = dict(zip(("default", "batches"), numbers, strict=False))
+    return GradientAgreement(**given)
+
+
 RULES: dict[str, RuleEntry] = {
     "length": RuleEntry(LengthAdaptive, (1,), "'length:ALPHA'"),
     "explained_variance": RuleEntry(ExplainedVariance, (0, 2), "'explained_variance', 'explained_variance:LOW_HIGH'"),
-    "auto": RuleEntry(GradientAgreement, (0, 1), "'auto', 'auto:DEFAULT'"),
+    "auto": RuleEntry(_gradient_agreement, (0, 1, 2), "'auto', 'auto:DEFAULT', 'auto:DEFAULT_BATCHES'"),
     "hoof": RuleEntry(Hoof, (0, 1), "'hoof', 'hoof:DEFAULT'"),
 }
 
