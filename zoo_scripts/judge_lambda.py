@@ -100,7 +100,7 @@ def row(name: str, found: list[Judged]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def table(found: list[Judged]) -> str:
+def table(found: list[Judged], batches: float) -> str:
     """What the rule comes to, by critic, where there is something to be measured, and where there is not."""
     heads = ["critic", "cells", "best λ", "chosen", *(f"from {default:g}" for default in DEFAULTS)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -113,8 +113,9 @@ def table(found: list[Judged]) -> str:
         *lines,
         "",
         f"A cell is a problem ({len(HELD_OUT)}), a critic and a size of batch ({', '.join(map(str, SIZES))} episodes),",
-        f"with {N_SEEDS} seeds. Best and chosen λ are medians. The last columns are true cosines after 40 updates as",
-        "shares of that of the best λ of the grid: of the default held fixed → mean of the choice from it (and worst).",
+        f"with {N_SEEDS} seeds. Best and chosen λ are medians. The last columns are true cosines of the mean gradient",
+        f"of {batches:g} batches, after 40 updates, as shares of that of the best λ of the grid: of the default held",
+        "fixed → mean of the choice from it (and worst).",
         "Weak signal: the cosine of a batch's gradient of λ = 1 with the true one is below",
         f"{MEASURABLE:g}, all critics together.",
         "",
@@ -163,7 +164,8 @@ def main() -> None:
     for name in ("memory", "caution", "gate", "batches"):
         parser.add_argument(f"--{name}", type=float, help="of the rule, instead of its own")
     parameters = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
-    text = table([judge(*each, **parameters) for each in tqdm(list(product(HELD_OUT, CRITICS, SIZES)))])
+    found = [judge(*each, **parameters) for each in tqdm(list(product(HELD_OUT, CRITICS, SIZES)))]
+    text = table(found, GradientAgreement(**parameters).batches)
     print(text)
     if parameters:
         return
