@@ -190,6 +190,8 @@ class ExplainedVariance:
 
 LAMBDAS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
 """Candidates: nearly even steps in the logarithm of the horizon 1 / (1 - lambda), where they make a difference."""
+BATCHES = 4.0
+"""Lambda is judged by the mean gradient of so many batches: more than one, since the optimizer averages noise away."""
 
 
 class GradientAgreement:
@@ -244,7 +246,7 @@ class GradientAgreement:
         caution: float = 2.0,
         gate: float = 3.0,
         warm_up: int = 10,
-        batches: float = 4.0,
+        batches: float = BATCHES,
     ) -> None:
         self.default, self.lambdas = default, _candidates(default, lambdas)
         if not 0 <= memory < 1:

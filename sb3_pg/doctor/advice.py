@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, EstimatorRow, LambdaCurve
 
 # Batches within a factor of ten of the noise scale are what is commonly used; beyond it, a step is nearly all noise, or
@@ -100,8 +101,8 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
     best, good = float(curve.lambdas[curve.best]), curve.lambdas[curve.good]
     other = "" if index == curve.best else f", {own:g} has {curve.cosine.value[index]:.2f}"
     numbers = (
-        f"The best of the grid is {best:g} (cosine {curve.cosine.value[curve.best]:.2f} with the true gradient"
-        f"{other}); {good.min():g} to {good.max():g} cannot be told from it."
+        f"The best of the grid is {best:g} (cosine {curve.cosine.value[curve.best]:.2f} of the mean of {BATCHES:g} "
+        f"batches with the true gradient{other}); {good.min():g} to {good.max():g} cannot be told from it."
     )
     if len(good) > len(curve.lambdas) / 2:
         numbers += " A larger --n-batches would tell more of them apart."

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Trajectories, gae, get_estimator, reward_to_go
+from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.experience import Experience, Training
 from sb3_pg.gradient.per_episode import gradients_from_factors
 from sb3_pg.gradient.statistics import (
@@ -38,13 +39,13 @@ _BASELINE_EPISODES = 8
 
 
 class LambdaCurve(NamedTuple):
-    """What each lambda does to the gradient of one batch; arrays of shape ``(n_lambdas,)``."""
+    """What each lambda does to the gradient; arrays of shape ``(n_lambdas,)``."""
 
     lambdas: Array
     cosine: Estimate
-    """With the true gradient, for a batch as it is."""
-    cosine_of_four: Array
-    """For a batch of four times as many steps."""
+    """With the true gradient, for the mean of :data:`~sb3_pg.advantage.gae_lambda.BATCHES` batches: what is judged."""
+    cosine_of_one: Estimate
+    """For a single batch."""
     cosine_of_bias: Array
     """For an infinite batch: what bias alone leaves."""
     bias_squared: Array
@@ -314,15 +315,15 @@ def _curve(lambdas: list[float], whole: Moments, left_out: Moments, units: float
         return Moments(*(array[:n] for array in m))
 
     part, without = first(whole), first(left_out)
-    cosine = jackknife(lambda m: m.cosine(units), part, without)
+    cosine = jackknife(lambda m: m.cosine(BATCHES * units), part, without)
     best = int(np.nanargmax(cosine.value)) if np.isfinite(cosine.value).any() else n - 1
-    difference = jackknife(lambda m: m.cosine(units) - m.cosine(units)[best], part, without)
+    difference = jackknife(lambda m: m.cosine(BATCHES * units) - m.cosine(BATCHES * units)[best], part, without)
     square = float(whole.reference[0])
     length = square if square > 0 else np.nan
     return LambdaCurve(
         lambdas=np.array(lambdas),
         cosine=cosine,
-        cosine_of_four=part.cosine(4 * units),
+        cosine_of_one=jackknife(lambda m: m.cosine(units), part, without),
         cosine_of_bias=part.cosine(np.inf),
         bias_squared=part.bias_squared / length,
         variance=part.variance(units) / length,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.advice import describe, steps
 from sb3_pg.doctor.arrays import StrangersRollout
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, LambdaCurve
@@ -38,11 +39,12 @@ def draw_cosine(axes: Axes, diagnosis: Diagnosis) -> None:
         x[curve.good].min() - 0.4, x[curve.good].max() + 0.4, color=GREEN, alpha=0.12, label="as good as the best"
     )
     axes.plot(x, np.minimum(curve.cosine_of_bias, 1), color=GREY, ls=":", label="infinite batch: bias alone")
-    axes.plot(x, curve.cosine_of_four, color=BLUE, ls="--", lw=1, label="batch four times as large")
-    axes.errorbar(x, value, error, color=BLUE, marker="o", capsize=3, label="this batch")
+    one, one_error = curve.cosine_of_one
+    axes.errorbar(x, value, error, color=BLUE, marker="o", capsize=3, label=f"mean of {BATCHES:g} batches")
+    axes.errorbar(x, one, one_error, color=BLUE, ls="--", lw=1, capsize=2, label="one batch")
     own = np.flatnonzero(np.isclose(curve.lambdas, round(diagnosis.training.gae_lambda, 6)))
     axes.axvline(x[own[0]], color=ORANGE, lw=1.5, label=f"in use: {diagnosis.training.gae_lambda:g}")
-    low = np.nanmin(np.append(value - error, 0))
+    low = np.nanmin(np.concatenate([value - error, one - one_error, [0]]))
     axes.set(
         title="Which lambda points the right way?",
         ylabel="cosine with the true gradient",

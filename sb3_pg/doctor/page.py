@@ -19,9 +19,10 @@ from sb3_pg.pages import Block, Finding, Gallery, Heading, Paragraph, Picture, T
 
 _CAPTIONS = {
     "lambda": """
-        Cosine between the gradient of one batch and the true one, with standard errors. Low lambdas lose by the
-        critic's bias (dotted: all that is left with endless data; at lambda 1, by the value that stands in where a
-        batch cuts an episode), high ones by variance. In the green range no lambda can be told from the best.""",
+        Cosine between a gradient and the true one, with standard errors. Solid, what lambda is judged by: the mean of
+        four batches, since an optimizer averages noise away and bias stays. Low lambdas lose by the critic's bias
+        (dotted: all that is left with endless data; at lambda 1, by the value that stands in where a batch cuts an
+        episode), high ones by variance. In the green range no lambda can be told from the best.""",
     "bias": """
         The same in two parts. Where the variance of a single batch is far above 1, steps are mostly noise whatever
         lambda is.""",
@@ -150,8 +151,8 @@ def _numbers(diagnosis: Diagnosis) -> Iterator[tuple[Any, ...]]:
     if curve is not None:
         for index, gae_lambda in enumerate(curve.lambdas):
             at = f"{gae_lambda:g}"
-            yield "lambda_cosine", at, curve.cosine.value[index], curve.cosine.standard_error[index]
-            yield "lambda_cosine_4_batches", at, curve.cosine_of_four[index], ""
+            for name, cosine in (("lambda_cosine", curve.cosine), ("lambda_cosine_one_batch", curve.cosine_of_one)):
+                yield name, at, cosine.value[index], cosine.standard_error[index]
             yield "lambda_cosine_bias_alone", at, curve.cosine_of_bias[index], ""
             yield "lambda_bias_squared", at, curve.bias_squared[index], ""
             yield "lambda_variance", at, curve.variance[index], ""

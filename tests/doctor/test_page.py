@@ -33,7 +33,14 @@ def curve(cosines: Any = (0.2, 0.5, 0.6, 0.55, 0.4), error: float = 0.02) -> Lam
     good = np.isfinite(values) & ~(values[best] - values > 2 * error)
     spread = np.full(5, error)
     return LambdaCurve(
-        LAMBDAS, Estimate(values, spread), values + 0.1, values + 0.3, 1 - values, 1 + LAMBDAS, best, good
+        LAMBDAS,
+        Estimate(values, spread),
+        Estimate(values - 0.1, spread),
+        values + 0.3,
+        1 - values,
+        1 + LAMBDAS,
+        best,
+        good,
     )
 
 
@@ -105,7 +112,7 @@ def test_few_episodes_are_mentioned() -> None:
 def test_lambda_is_compared_with_the_best(own: float, title: str, level: str) -> None:
     found = advise(diagnosis(training=Training("t", 0.99, own, 8, 64)))[1]
     assert (found.title, found.level) == (title, level)
-    assert "The best of the grid is 0.9 (cosine 0.60" in found.text
+    assert "The best of the grid is 0.9 (cosine 0.60 of the mean of 4 batches" in found.text
     assert "0.9 to 0.9 cannot be told" in found.text
 
 
