@@ -17,7 +17,7 @@ LAYERS = (
     {"train", "enjoy"},
     {"study"},
     {"tune", "doctor"},
-    {"launch", "zoo", "drawing"},
+    {"launch", "zoo", "drawing", "pages"},
     {"sb3_pg"},
     {"reinforce", "tunable", "vpg", "checks", "lambda_rules"},
     {
@@ -45,6 +45,7 @@ OUTSIDE = {
     "envs": {"numpy", "gymnasium"},
     "hyperparams": set(),
     "losses": {"torch"},
+    "pages": set(),
 }
 ONLY_IN = {
     "rl_zoo3": {"zoo", "train", "enjoy", "study", "tune", "doctor"},
