@@ -92,7 +92,10 @@ def test_the_saved_model_loads_and_evaluates_in_python(cartpole: TrainedRun) -> 
 
 
 @shares_the_run
-@pytest.mark.parametrize("which", [["--load-best"], ["--load-last-checkpoint", "--n-envs", "2"]])
+@pytest.mark.parametrize(
+    "which",
+    [pytest.param(["--load-best"], marks=pytest.mark.expensive), ["--load-last-checkpoint", "--n-envs", "2"]],
+)
 def test_enjoy_plays_the_best_model_and_the_last_checkpoint(cartpole: TrainedRun, which: list[str]) -> None:
     printed = run(
         cartpole.cwd, *ZOO_ENJOY, "--algo", "vpg", "--env", "CartPole-v1", "-f", "logs", "--exp-id", "1", "-n", "300",
@@ -132,7 +135,7 @@ def optimizer_steps(model: BaseAlgorithm) -> list[float]:
 
 
 @shares_the_run
-@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("continued", [False, pytest.param(True, marks=pytest.mark.expensive)])
 def test_a_misspelt_hyperparameter_is_refused_by_name(cartpole: TrainedRun, continued: bool) -> None:
     more = ["-i", str(cartpole.folder / "CartPole-v1.zip")] if continued else []
     printed = run(

@@ -11,6 +11,7 @@ from zoo_commands import ZOO_ENJOY, ZOO_TRAIN, config_of, run, run_folder
 from sb3_pg import TunablePPO
 
 
+@pytest.mark.expensive
 def test_lineworld_trains_in_subprocesses_and_reports_success(tmp_path: Path) -> None:
     run(
         tmp_path, *ZOO_TRAIN, "--algo", "vpg", "--env", "LineWorld-v0", "-n", "128", "--eval-freq", "64",
@@ -74,6 +75,7 @@ def test_a_sqlite_study_of_reinforce_runs_two_jobs(tmp_path: Path) -> None:
     assert (tmp_path / "study.db").stat().st_size > 0
 
 
+@pytest.mark.expensive
 def test_a_file_of_the_user_replaces_ours(tmp_path: Path) -> None:
     block = {"n_timesteps": 64, "policy": "MlpPolicy", "n_steps": 16, "n_envs": 2, "critic_gae_lambda": 1.0}
     (tmp_path / "my.yml").write_text(yaml.dump({"CartPole-v1": block}))
