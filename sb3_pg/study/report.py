@@ -91,6 +91,8 @@ def _blocks(study: Study, results: Results, logs: Path) -> Page:
         yield Picture(f"{number:02d}_{plan.kind}.png", plan.title or "Learning curves", picture)
         if plan.kind == "regret":
             yield from _regret_tables(plan, study, results)
+        if plan.kind == "scores" and len(plan.envs) > 1:
+            yield _scores_table(plan, study, results)
     if study.picture is not None:
         gif, why_not = film(study, logs)
         title = f"{study.curve(study.picture[1]).label} on {study.picture[0]}, the first seed's final policy"
@@ -164,6 +166,26 @@ def _numbers(study: Study, results: Results) -> Page:
         if rows:
             yield Heading(env, 3)
             yield Table(heading, tuple(rows))
+
+
+def _scores_table(plan: FigurePlan, study: Study, results: Results) -> Table:
+    """The numbers of a figure of scores: a row for each environment, a column for each curve."""
+    measure = plan.options.get("measure", "final")
+    rows = []
+    for env in plan.envs:
+        cells, steps = [], set()
+        for name in plan.curves:
+            curve = study.curve(name)
+            n_seeds = len(results.of(env, name)) if env in curve.envs else 0
+            if n_seeds:
+                steps.add(curve.n_timesteps[env])
+                score = written(estimate(scores(study, results, env, name, measure), measure), measure)
+                cells.append(f"{score}, {n_seeds} seeds")
+            else:
+                cells.append("")
+        if steps:
+            rows.append((env, " / ".join(f"{n:,}" for n in sorted(steps)), *cells))
+    return Table(("environment", "steps", *(study.curve(name).label for name in plan.curves)), tuple(rows))
 
 
 def _commands(study: Study) -> Page:

@@ -116,6 +116,19 @@ def test_a_study_may_put_its_first_figure_into_another_page(tmp_path: Path) -> N
         put_between_marks(docs / "there.md", "elsewhere", "")
 
 
+def test_the_scores_of_several_environments_are_a_table_too(tmp_path: Path) -> None:
+    plan = study(tmp_path, PLAN.replace("  env: CartPole-v1", "  envs: [CartPole-v1, Acrobot-v1]"))
+    results = results_of(plan)
+    del results.found["Acrobot-v1", "auto"]
+    text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
+    one = "| environment | steps | λ = 0.5 | λ = 1 | auto |"
+    assert one in text
+    rows = text[text.index(one) :].splitlines()[2:4]
+    assert [row.count("3 seeds") for row in rows] == [3, 2]
+    assert rows[1].startswith("| Acrobot-v1 | 128 | ")
+    assert one not in write_report(study(tmp_path), results, tmp_path / "docs", tmp_path / "logs").read_text()
+
+
 class Caught(Exception):  # noqa: N818 (nothing went wrong)
     """Stops RL Zoo once its command line has been read."""
 
