@@ -177,6 +177,7 @@ def name_of(measure: str) -> str:
         "steps_to": f"steps until the return first is {argument}",
         "above": f"share of seeds that end at {argument} or more",
         "logged": f"{argument}, mean over the training",
+        "early": f"{argument}, mean over the first tenth of the steps",
     }
     return words.get(kind) or NAMES[measure]
 

@@ -38,9 +38,14 @@ FIGURES: dict[str, tuple[str, ...]] = {
 }
 """Kinds of figures, and what can be said of each besides its curves, environments and title."""
 
-MEASURES = ("final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "spread")
+MEASURES = (
+    "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "spread", "logged:KEY",
+    "early:KEY",
+)  # fmt: skip
 HOLDS_IF = re.compile(r"(?P<sign>>=|<=|>|<|~)\s*(?:curve:(?P<curve>\S.*)|(?P<number>-?\d+(?:\.\d+)?))")
-_MEASURE = re.compile(r"final|area|best|evaluation|success|wobble|spread|(?:steps_to|above):-?\d+(?:\.\d+)?|logged:\S+")
+_MEASURE = re.compile(
+    r"final|area|best|evaluation|success|wobble|spread|(?:steps_to|above):-?\d+(?:\.\d+)?|(?:logged|early):\S+"
+)
 
 ZOO_KEYS = (
     "n_envs", "n_timesteps", "normalize", "policy", "policy_kwargs", "callback", "env_wrapper", "vec_env_wrapper",
@@ -105,7 +110,7 @@ class Claim:
     :param claim: in words
     :param curve: what is measured
     :param env: where
-    :param measure: one of :data:`MEASURES`, or ``logged:KEY``
+    :param measure: one of :data:`MEASURES`
     :param claimed: the document's number or word
     :param sign: of the comparison; empty if nothing is compared
     :param than: a number, or the name of another curve
@@ -443,8 +448,7 @@ def _names(section: Section, key: str, known: Iterable[str]) -> tuple[str, ...]:
 
 def _check_measure(section: Section, measure: Any) -> str:
     if not isinstance(measure, str) or not _MEASURE.fullmatch(measure):
-        accepted = ", ".join((*MEASURES, "logged:KEY"))
-        raise section.error("measure", f"measure {measure!r} is not known. Accepted: {accepted}")
+        raise section.error("measure", f"measure {measure!r} is not known. Accepted: {', '.join(MEASURES)}")
     return measure
 
 

@@ -45,7 +45,8 @@ def measured(result: RunResult, measure: str) -> float:
     ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
     the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
     ``above:X``: 1 if ``final`` is X or more. ``spread``: the same as ``final``, whose spread over seeds is of interest.
-    ``logged:KEY``: mean over the training of what the algorithm logged.
+    ``logged:KEY``: mean over the training of what the algorithm logged. ``early:KEY``: mean over the first tenth of the
+    steps, where the policies of different settings are still alike.
 
     :param result: the training
     :param measure: one of these
@@ -65,8 +66,9 @@ def measured(result: RunResult, measure: str) -> float:
         return float(np.mean(result.evaluation)) if result.evaluation else float("nan")
     if kind == "success":
         return result.mean(0.9, key="successes") if result.successes else float("nan")
-    if kind == "logged":
-        logged = np.array([value for value in result.logged.get(argument, []) if value is not None], dtype=float)
+    if kind in ("logged", "early"):
+        shares = result.logged.get(argument, [])[: N_SHARES // 10 if kind == "early" else None]
+        logged = np.array([value for value in shares if value is not None], dtype=float)
         return float(logged.mean()) if len(logged) else float("nan")
     if not np.isfinite(curve).any():
         return float("nan")

@@ -94,6 +94,9 @@ def test_measures() -> None:
     assert (measured(one, "above:96"), measured(one, "above:97")) == (1, 0)
     assert measured(flat(1, 1.0), "logged:train/gae_lambda") == pytest.approx(0.9)
     assert math.isnan(measured(one, "logged:train/gae_lambda"))
+    later = result(logged={"train/gae_lambda": [None, 0.5, None, 0.3, None, *[0.9] * 45]})
+    assert measured(later, "early:train/gae_lambda") == pytest.approx(0.4)
+    assert math.isnan(measured(one, "early:train/gae_lambda"))
     failed = result(failure="NaN")
     assert measured(failed, "steps_to:1") == math.inf
     assert measured(failed, "above:1") == 0
