@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,7 @@ def _scores_table(plan: FigurePlan, study: Study, results: Results) -> Table:
             if n_seeds:
                 steps.add(curve.n_timesteps[env])
                 score = written(estimate(scores(study, results, env, name, measure), measure), measure)
-                cells.append(f"{score}, {n_seeds} seeds")
+                cells.append(f"{score}, {n_seeds} seed{'s' if n_seeds > 1 else ''}")
             else:
                 cells.append("")
         if steps:
@@ -273,15 +274,16 @@ def _gain_cell(one: Regrets, name: str) -> str:
 
 
 def _summary(study: Study, blocks: list[Block], page: Path, target: Path) -> Page:
-    """What another page shows of a study: its first figure with the tables that belong to it, or its claims."""
+    """What another page shows of a study: its first figure, and the first tables that belong to a figure."""
     link = os.path.relpath(page, target.parent).replace(os.sep, "/")
-    first = next((number for number, block in enumerate(blocks) if isinstance(block, Picture)), None)
-    if first is not None:
-        yield blocks[first]
-        for block in blocks[first + 1 :]:
-            if not isinstance(block, (Table, Paragraph)):
-                break
-            yield block
+    pictures = [number for number, block in enumerate(blocks) if isinstance(block, Picture)]
+    for picture in pictures[:1]:
+        yield blocks[picture]
+    for picture in pictures:
+        below = list(takewhile(lambda block: isinstance(block, (Table, Paragraph)), blocks[picture + 1 :]))
+        if any(isinstance(block, Table) for block in below):
+            yield from below
+            break
     yield Paragraph(f"All figures, numbers and commands: [{study.title}]({link}).")
 
 

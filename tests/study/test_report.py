@@ -106,18 +106,22 @@ def test_a_study_may_put_its_first_figure_into_another_page(tmp_path: Path) -> N
     plan = study(tmp_path, PLAN.replace("seeds: 2", "seeds: 2\nput_into: there.md#mark"))
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "there.md").write_text("before\n<!-- mark -->\nold\n<!-- /mark -->\nafter\n")
+    (docs / "there.md").write_text("before\n<!-- mark -->\nformer words\n<!-- /mark -->\nafter\n")
     write_report(plan, results_of(plan), docs, tmp_path / "logs")
     text = (docs / "there.md").read_text()
     assert "(studies/small/01_curves.png)" in text
     assert "(studies/small.md)" in text
-    assert "old" not in text
+    assert "former words" not in text
     with pytest.raises(ValueError, match="has no place for the table"):
         put_between_marks(docs / "there.md", "elsewhere", "")
 
 
 def test_the_scores_of_several_environments_are_a_table_too(tmp_path: Path) -> None:
-    plan = study(tmp_path, PLAN.replace("  env: CartPole-v1", "  envs: [CartPole-v1, Acrobot-v1]"))
+    text = PLAN.replace("  env: CartPole-v1", "  envs: [CartPole-v1, Acrobot-v1]")
+    plan = study(tmp_path, text.replace("seeds: 2", "seeds: 2\nput_into: there.md#mark"))
+    there = tmp_path / "docs" / "there.md"
+    there.parent.mkdir()
+    there.write_text("<!-- mark -->\n<!-- /mark -->\n")
     results = results_of(plan)
     del results.found["Acrobot-v1", "auto"]
     text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
@@ -126,6 +130,8 @@ def test_the_scores_of_several_environments_are_a_table_too(tmp_path: Path) -> N
     rows = text[text.index(one) :].splitlines()[2:4]
     assert [row.count("3 seeds") for row in rows] == [3, 2]
     assert rows[1].startswith("| Acrobot-v1 | 128 | ")
+    assert "01_curves.png" in there.read_text()
+    assert one in there.read_text()
     assert one not in write_report(study(tmp_path), results, tmp_path / "docs", tmp_path / "logs").read_text()
 
 
