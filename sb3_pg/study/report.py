@@ -80,7 +80,8 @@ def _blocks(study: Study, results: Results, logs: Path) -> Page:
         yield Paragraph(
             "Interquartile means over seeds (means for shares, medians where a number can be infinite) with 95 % "
             "bootstrap intervals. Yes and no are said where the interval, of the number or of the difference, lies on "
-            "one side. Alike (~) are two numbers that differ by a fifth of the larger one at most."
+            "one side, and there are three seeds or more. Alike (~) are two numbers that differ by a fifth of the "
+            "larger one at most."
         )
     yield Heading("Figures")
     for number, plan in enumerate(study.figures, 1):

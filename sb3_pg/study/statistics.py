@@ -18,6 +18,8 @@ from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, mean_of_m
 Array = NDArray[np.float64]
 
 N_RESAMPLES = 4000
+N_TO_SETTLE = 3
+"""Seeds from which on an interval is believed: the bootstrap of one seed has no width, that of two hardly any."""
 ALIKE = 0.2
 """Two numbers are alike (``~``) when they differ by no more than this share of the larger one."""
 
@@ -321,7 +323,8 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     Compare what was measured with what is claimed.
 
     It is "yes" or "no" where the 95 % interval, of the number or of the difference, lies on one side. Where it does
-    not, the side of the estimate itself is said, and that the seeds do not settle it.
+    not, or where there are fewer than :data:`N_TO_SETTLE` seeds to make an interval of, the side of the estimate itself
+    is said, and that the seeds do not settle it.
 
     :param claim: the claim
     :param study: the plan
@@ -344,8 +347,10 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     middles = [_middle(values[None], claim.measure) for values in (ours, theirs)]
     held = bool(_holds(claim.sign, *middles)[0])
     word = "yes" if held else "no"
-    settled = share >= 0.975 if held else share <= 0.025
-    return Verdict(claim, here, other, word if settled else f"{word}, but not settled by {len(ours)} seeds")
+    n_seeds = len(ours) if other is None else min(len(ours), len(theirs))
+    settled = n_seeds >= N_TO_SETTLE and (share >= 0.975 if held else share <= 0.025)
+    seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    return Verdict(claim, here, other, word if settled else f"{word}, but not settled by {seeds}")
 
 
 def _middle(values: Array, measure: str) -> Array:

@@ -149,6 +149,15 @@ def test_a_claim_is_settled_only_where_the_interval_lies_on_one_side(
     assert judge(claim, plan, results_of(plan)).holds == holds
 
 
+@pytest.mark.parametrize(("n_seeds", "seeds"), [(1, "one seed"), (2, "2 seeds")])
+def test_one_or_two_seeds_settle_nothing(tmp_path: Path, n_seeds: int, seeds: str) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    results.found["CartPole-v1", "0.5"] = {seed: result(seed, 50.0) for seed in range(1, n_seeds + 1)}
+    claim = Claim("so they say", "1", "CartPole-v1", "final", "", ">", "0.5")
+    assert judge(claim, plan, results).holds == f"yes, but not settled by {seeds}"
+
+
 def test_a_claim_about_what_has_not_been_trained_is_not_judged(tmp_path: Path) -> None:
     plan = study(tmp_path)
     assert judge(plan.claims[0], plan, results_of(plan, n_seeds=0)).holds == "not trained yet"
