@@ -205,20 +205,17 @@ def written(found: Estimate, measure: str) -> str:
     """An estimate as text: 195 [190, 200]; shares in per cent."""
     if not found.n_seeds:
         return "-"
-
-    def number(value: float) -> str:
-        if not np.isfinite(value):
-            return "never"
-        if is_share(measure):
-            return f"{100 * value:.0f} %"
-        return short(float(f"{value:.3g}")) if measure.startswith("steps_to") else _three_digits(value)
-
-    if found.n_seeds == 1:
-        return number(found.value)
-    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+    value, low, high = (_written_number(number, measure) for number in (found.value, found.low, found.high))
+    return value if found.n_seeds == 1 else f"{value} [{low}, {high}]"
 
 
-def _three_digits(value: float) -> str:
+def _written_number(value: float, measure: str) -> str:
+    if not np.isfinite(value):
+        return "never"
+    if is_share(measure):
+        return f"{100 * value:.0f} %"
+    if measure.startswith("steps_to"):
+        return short(float(f"{value:.3g}"))
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

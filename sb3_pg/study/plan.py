@@ -43,9 +43,7 @@ MEASURES = (
     "early:KEY",
 )  # fmt: skip
 HOLDS_IF = re.compile(r"(?P<sign>>=|<=|>|<|~)\s*(?:curve:(?P<curve>\S.*)|(?P<number>-?\d+(?:\.\d+)?))")
-_MEASURE = re.compile(
-    r"final|area|best|evaluation|success|wobble|spread|(?:steps_to|above):-?\d+(?:\.\d+)?|(?:logged|early):\S+"
-)
+_MEASURE = re.compile("|".join(each.replace("X", r"-?\d+(?:\.\d+)?").replace("KEY", r"\S+") for each in MEASURES))
 
 ZOO_KEYS = (
     "n_envs", "n_timesteps", "normalize", "policy", "policy_kwargs", "callback", "env_wrapper", "vec_env_wrapper",

@@ -159,15 +159,16 @@ def _numbers(study: Study, results: Results) -> Page:
             found = results.of(env, curve.name)
             if env not in curve.envs or not found:
                 continue
-            columns = [
-                written(estimate(scores(study, results, env, curve.name, measure), measure), measure)
-                for measure in ("final", "area", "evaluation")
-            ]
+            columns = [_score(study, results, env, curve.name, each) for each in ("final", "area", "evaluation")]
             seconds = f"{np.mean([result.seconds[-1] for result in found]):.0f}"
             rows.append((curve.label, f"{curve.n_timesteps[env]:,}", str(len(found)), *columns, seconds))
         if rows:
             yield Heading(env, 3)
             yield Table(heading, tuple(rows))
+
+
+def _score(study: Study, results: Results, env: str, curve: str, measure: str) -> str:
+    return written(estimate(scores(study, results, env, curve, measure), measure), measure)
 
 
 def _scores_table(plan: FigurePlan, study: Study, results: Results) -> Table:
@@ -181,7 +182,7 @@ def _scores_table(plan: FigurePlan, study: Study, results: Results) -> Table:
             n_seeds = len(results.of(env, name)) if env in curve.envs else 0
             if n_seeds:
                 steps.add(curve.n_timesteps[env])
-                score = written(estimate(scores(study, results, env, name, measure), measure), measure)
+                score = _score(study, results, env, name, measure)
                 cells.append(f"{score}, {n_seeds} seed{'s' if n_seeds > 1 else ''}")
             else:
                 cells.append("")
@@ -278,13 +279,9 @@ def _summary(study: Study, blocks: list[Block], page: Path, target: Path) -> Pag
     """What another page shows of a study: its first figure, and the first tables that belong to a figure."""
     link = os.path.relpath(page, target.parent).replace(os.sep, "/")
     pictures = [number for number, block in enumerate(blocks) if isinstance(block, Picture)]
-    for picture in pictures[:1]:
-        yield blocks[picture]
-    for picture in pictures:
-        below = list(takewhile(lambda block: isinstance(block, (Table, Paragraph)), blocks[picture + 1 :]))
-        if any(isinstance(block, Table) for block in below):
-            yield from below
-            break
+    below = (list(takewhile(lambda block: isinstance(block, (Table, Paragraph)), blocks[n + 1 :])) for n in pictures)
+    yield from (blocks[number] for number in pictures[:1])
+    yield from next((found for found in below if any(isinstance(block, Table) for block in found)), [])
     yield Paragraph(f"All figures, numbers and commands: [{study.title}]({link}).")
 
 
