@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sb3_pg.study.plan import Claim, Study
 from sb3_pg.study.results import N_SHARES, RunResult
 from sb3_pg.study.runner import Results
-from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, mean_of_middle_half
+from sb3_pg.tune.scores import interquartile_mean, mean_of_middle_half
 
 Array = NDArray[np.float64]
 
@@ -104,20 +104,47 @@ def scores(study: Study, results: Results, env: str, curve: str, measure: str) -
 
 def estimate(values: Array, measure: str = "final") -> Estimate:
     """
-    Interquartile mean with its bootstrap interval; the mean for shares, and for the median of what may be infinite.
+    Interquartile mean with its interval; the mean for shares, and the median for what may be infinite.
 
     :param values: one for each seed
     :param measure: what they are
     """
     if not len(values):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    if is_share(measure) or not np.isfinite(values).all():
-        of = np.mean if is_share(measure) else _upper_median
-        drawn = np.random.default_rng(0).choice(values, size=(N_RESAMPLES, len(values)))
-        low, high = np.quantile(of(drawn, axis=-1), [0.025, 0.975], method="nearest")
-        return Estimate(float(of(values, axis=-1)), float(low), float(high), len(values))
-    low, high = bootstrap_interval(values.tolist(), n_resamples=N_RESAMPLES)
-    return Estimate(interquartile_mean(values.tolist()), low, high, len(values))
+    resampled = _resampled(values, measure, np.random.default_rng(0))
+    between: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = (float(np.quantile(resampled, end, method=between)) for end in (0.025, 0.975))
+    if _is_yes_or_no(measure):  # an end that was seen cannot be excluded
+        low, high = (0.0 if not values.any() else low), (1.0 if values.all() else high)
+    return Estimate(float(_middle(values, measure)), low, high, len(values))
+
+
+def _is_yes_or_no(measure: str) -> bool:
+    """Whether a seed's number is 1 or 0."""
+    return measure.startswith("above:")
+
+
+def _resampled(values: Array, measure: str, rng: np.random.Generator) -> Array:
+    """
+    What the middle of other seeds like these would be, :data:`N_RESAMPLES` times: a bootstrap.
+
+    Where a seed is only a yes or a no, a bootstrap of seeds that agree would have no width; there it is drawn from the
+    posterior of Jeffreys' prior, Beta(yes + 1/2, no + 1/2) (Brown, Cai and DasGupta 2001,
+    *Interval estimation for a binomial proportion*).
+    """
+    if _is_yes_or_no(measure):
+        n_yes = values.sum()
+        return rng.beta(n_yes + 0.5, len(values) - n_yes + 0.5, N_RESAMPLES)
+    return _middle(rng.choice(values, size=(N_RESAMPLES, len(values))), measure)
+
+
+def _middle(values: Array, measure: str) -> Array:
+    """Mean for shares, median of what may be infinite, otherwise the interquartile mean; along the last axis."""
+    if is_share(measure):
+        return np.asarray(values.mean(axis=-1))
+    if not np.isfinite(values).all():
+        return np.asarray(_upper_median(values))
+    return mean_of_middle_half(values)
 
 
 def _upper_median(values: Array, axis: int = -1) -> Any:
@@ -342,7 +369,7 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     if not claim.sign:
         return Verdict(claim, here, other, "")
     rng = np.random.default_rng(0)
-    drawn = [_middle(rng.choice(values, size=(N_RESAMPLES, len(values))), claim.measure) for values in (ours, theirs)]
+    drawn = [_resampled(ours, claim.measure, rng), _resampled(theirs, claim.measure, rng) if other else theirs]
     share = float(np.mean(_holds(claim.sign, *drawn)))
     middles = [_middle(values[None], claim.measure) for values in (ours, theirs)]
     held = bool(_holds(claim.sign, *middles)[0])
@@ -351,15 +378,6 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     settled = n_seeds >= N_TO_SETTLE and (share >= 0.975 if held else share <= 0.025)
     seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
     return Verdict(claim, here, other, word if settled else f"{word}, but not settled by {seeds}")
-
-
-def _middle(values: Array, measure: str) -> Array:
-    """What :func:`estimate` takes, along the last axis."""
-    if is_share(measure):
-        return np.asarray(values.mean(axis=-1))
-    if not np.isfinite(values).all():
-        return np.asarray(_upper_median(values))
-    return mean_of_middle_half(values)
 
 
 def _holds(sign: str, ours: Array, theirs: Array) -> NDArray[np.bool_]:

@@ -132,6 +132,32 @@ def test_what_may_be_infinite_has_a_median_and_shares_have_a_mean() -> None:
     assert math.isnan(estimate(np.array([])).value)
 
 
+def test_seeds_that_agree_do_not_make_a_share_certain() -> None:
+    # Jeffreys' interval of 0 of 3 ends at the 97.5th percentile of Beta(1/2, 7/2), which is 0.536
+    none, all_of_them = estimate(np.zeros(3), "above:5"), estimate(np.ones(3), "above:5")
+    assert none == (0, 0, pytest.approx(0.536, abs=0.03), 3)
+    assert all_of_them == (1, pytest.approx(0.464, abs=0.03), 1, 3)
+    some = estimate(np.array([0.0, 0, 1, 1, 1, 1, 1, 1, 1, 1]), "above:5")
+    assert (some.low, some.high) == pytest.approx((0.497, 0.955), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("measure", "sign", "than", "holds"),
+    [
+        ("above:100", ">", 0.0, "no, but not settled by 3 seeds"),
+        ("above:10", ">=", 1.0, "yes, but not settled by 3 seeds"),
+        ("above:10", ">", 0.2, "yes"),
+        ("above:69.5", ">", "0.5", "yes, but not settled by 3 seeds"),
+    ],
+)
+def test_a_claim_on_a_share_of_seeds_knows_how_few_they_are(
+    tmp_path: Path, measure: str, sign: str, than: float | str, holds: str
+) -> None:
+    plan = study(tmp_path)
+    claim = Claim("so they say", "1", "CartPole-v1", measure, "", sign, than)
+    assert judge(claim, plan, results_of(plan)).holds == holds
+
+
 @pytest.mark.parametrize(
     ("sign", "than", "holds"),
     [
