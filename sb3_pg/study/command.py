@@ -25,8 +25,8 @@ an interrupt.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    result = argparse.ArgumentParser("reproduce", description=DESCRIPTION)
-    result.add_argument("study", help=f"YAML file, the name of one in {STUDIES}, or 'all'")
+    result = argparse.ArgumentParser("python -m sb3_pg.study", description=DESCRIPTION)
+    result.add_argument("study", help=f"YAML file; or, in a checkout, the name of one in {STUDIES}, or 'all'")
     result.add_argument("--seeds", type=int, metavar="N", help="seeds 1 to N (those of the file)")
     result.add_argument("--only", nargs="+", default=[], metavar="WHAT", help="train these: ENV, CURVE, or ENV/CURVE")
     result.add_argument("--full", action="store_true", help="the long trainings (full_timesteps), where there are")
@@ -86,7 +86,9 @@ def paths_of(name: str) -> list[Path]:
         return [known[name]]
     if Path(name).is_file():
         return [Path(name)]
-    raise StudyError(f"there is no study {name!r}{suggestion(name, {*known, 'all'})}")
+    if not known:
+        raise StudyError(f"there is no file {name!r}, and no {STUDIES} here: give the path of a YAML file")
+    raise StudyError(f"there is no study {name!r}.{suggestion(name, {*known, 'all'})}")
 
 
 def backend_of(args: argparse.Namespace) -> Backend:

@@ -26,7 +26,8 @@ def command(study: Study, curve: Curve, env: str) -> str:
     words += ["-n", str(settings.n_timesteps), "--seed", str(curve.seeds[0])]
     if settings.env_kwargs:
         words += ["--env-kwargs", *(f"{key}:{value!r}" for key, value in settings.env_kwargs.items())]
-    changed = difference(curve.algo, env, settings.block)
+    own = {key: settings.block[key] for key in curve.hyperparams if key in settings.block}  # whatever the block has
+    changed = {**own, **difference(curve.algo, env, settings.block)}
     if changed:
         words += ["-params", *(f"{key}:{value!r}" for key, value in changed.items())]
     return " ".join(map(_quoted, words))

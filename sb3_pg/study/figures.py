@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
-from sb3_pg.study.pictures import NoModelError, kept_agent, walks
+from sb3_pg.study.pictures import kept_agent, walks
 from sb3_pg.study.plan import FigurePlan, Study
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import (
+    N_TO_SETTLE,
     Estimate,
     band,
     estimate,
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_COLUMNS = 3
+MANY = 4
+"""Curves in a panel from which on their intervals are drawn more faintly."""
 DPI = 120
 
 NAMES = {
@@ -37,12 +40,13 @@ NAMES = {
     "lengths": "steps of an episode",
     "successes": "share of successful episodes",
     "final": "return in the last tenth of the steps",
-    "spread": "return in the last tenth of the steps",
     "area": "mean return over the training",
     "best": "highest return while training",
     "evaluation": "return of the final policy",
     "success": "share of successful episodes",
     "wobble": "standard deviation along the second half",
+    "train/gae_lambda": "λ in use",
+    "gradient/half_cosine": "cosine of the gradients of two halves of a batch",
 }
 
 
@@ -60,6 +64,7 @@ def draw(plan: FigurePlan, study: Study, results: Results, logs: Path = Path("lo
     :param logs: folder of models, which ``walks`` plays with
     :return: a PNG file
     :raises NothingToDrawError: when what it needs has not been trained, or is not installed
+    :raises NoModelError: when it needs a model that is not here
     """
     kinds: dict[str, Callable[[FigurePlan, Study, Results], Figure]] = {
         "curves": _curves,
@@ -110,6 +115,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
     height = 3.1 if len(plan.envs) > 1 else 4.0
     figure, panels = _panels(plan, study, results, height, plan.options.get("share_y", False))
     styles, lines = looks(plan, study), {}
+    opacity = 0.17 if len(plan.curves) <= MANY else 0.08
     for env, axes in panels.items():
         for name in _drawn(plan, study, results, env):
             found, of = results.of(env, name), styles[name]
@@ -120,7 +126,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
                 x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
             for seed in shown.each if plan.options.get("seeds") else ():
                 axes.plot(x, seed, color=of.color, lw=0.7, alpha=0.45)
-            axes.fill_between(x, shown.low, shown.high, color=of.color, alpha=0.17, lw=0)
+            axes.fill_between(x, shown.low, shown.high, color=of.color, alpha=opacity, lw=0)
             (lines[name],) = axes.plot(x, shown.middle, color=of.color, ls=of.dash, label=study.curve(name).label)
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         if plan.kind == "seconds":
@@ -128,6 +134,8 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
         else:
             axes.set_xlim(0, max(study.curve(name).n_timesteps[env] for name in _drawn(plan, study, results, env)))
             axes.locator_params(axis="x", nbins=5)
+        if key == "train/gae_lambda":
+            axes.set_ylim(0, 1.02)
         shorten_ticks(axes)
     what = "seconds of training (one thread)" if plan.kind == "seconds" else "environment steps"
     _label(figure, panels, what, NAMES.get(key, key))
@@ -176,8 +184,8 @@ def name_of(measure: str) -> str:
     words = {
         "steps_to": f"steps until the return first is {argument}",
         "above": f"share of seeds that end at {argument} or more",
-        "logged": f"{argument}, mean over the training",
-        "early": f"{argument}, mean over the first tenth of the steps",
+        "logged": f"{NAMES.get(argument, argument)}, mean over the training",
+        "early": f"{NAMES.get(argument, argument)}, mean over the first tenth of the steps",
     }
     return words.get(kind) or NAMES[measure]
 
@@ -188,9 +196,10 @@ def _row(axes: Axes, height: float, values: Any, measure: str, of: Look) -> None
     jitter = np.random.default_rng(0).uniform(-0.17, 0.17, len(finite))
     axes.plot(finite, height + jitter, "o", color=of.color, alpha=0.35, ms=4, mew=0)
     found = estimate(values, measure)
-    if np.isfinite(found.value):
+    if np.isfinite(found.value) and found.n_seeds >= N_TO_SETTLE:
         ends = [end if np.isfinite(end) else np.nanmax(finite) for end in (found.low, found.high)]
         axes.plot(ends, [height, height], color=of.color, lw=2.6)
+    if np.isfinite(found.value):
         axes.plot(found.value, height, of.marker, color=of.color, ms=7, mec="white", mew=0.8)
     text = written(found, measure)
     if len(finite) < len(values):
@@ -202,11 +211,11 @@ def _row(axes: Axes, height: float, values: Any, measure: str, of: Look) -> None
 
 
 def written(found: Estimate, measure: str) -> str:
-    """An estimate as text: 195 [190, 200]; shares in per cent."""
+    """An estimate as text: 195 [190, 200], without the interval where it is of too few seeds; shares in per cent."""
     if not found.n_seeds:
         return "-"
     value, low, high = (_written_number(number, measure) for number in (found.value, found.low, found.high))
-    return value if found.n_seeds == 1 else f"{value} [{low}, {high}]"
+    return value if found.n_seeds < N_TO_SETTLE else f"{value} [{low}, {high}]"
 
 
 def _written_number(value: float, measure: str) -> str:
@@ -292,10 +301,15 @@ def _regret(plan: FigurePlan, study: Study, results: Results) -> Figure:
 
 
 def _comparable(plan: FigurePlan, study: Study, results: Results) -> tuple[dict[str, Any], list[str]]:
-    envs = [env for env in plan.envs if len(_drawn(plan, study, results, env)) == len(plan.curves)]
+    n_seeds = {env: min(len(results.of(env, name)) for name in plan.curves) for env in plan.envs}
+    envs = [env for env in plan.envs if n_seeds[env] >= N_TO_SETTLE]
     if not envs:
-        raise NothingToDrawError("no environment has been trained with all of its curves yet")
+        raise NothingToDrawError(f"no environment has been trained with {N_TO_SETTLE} seeds of all of its curves yet")
     return normalized(study, results, envs, plan.curves), envs
+
+
+def _listed(envs: Sequence[str]) -> str:
+    return ", ".join(envs) if len(envs) <= N_COLUMNS else f"{len(envs)} environments"
 
 
 def _profile(plan: FigurePlan, study: Study, results: Results) -> Figure:
@@ -311,7 +325,7 @@ def _profile(plan: FigurePlan, study: Study, results: Results) -> Figure:
     axes.set(
         title=plan.title,
         xlabel="return: 0 the worst training, 1 the best algorithm's interquartile mean",
-        ylabel=f"share of trainings above ({len(envs)} environments)",
+        ylabel=f"share of trainings above ({_listed(envs)})",
         ylim=(-0.02, 1.02),
     )
     figure.legend(loc="outside right upper")
@@ -335,7 +349,7 @@ def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
         title=plan.title,
         xlim=(0, 1),
         ylim=(-len(others) + 0.4, 0.6),
-        xlabel=f"P({study.curve(first).label} is better than ...), {len(envs)} environments",
+        xlabel=f"P({study.curve(first).label} is better than ...), {_listed(envs)}",
     )
     axes.grid(axis="y", visible=False)
     return figure
@@ -344,12 +358,9 @@ def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
 def _walks(plan: FigurePlan, study: Study, logs: Path) -> Figure:
     """Cells from the target at each step of 100 walks of LineWorld, one panel for each curve."""
     found: dict[str, list[list[float]]] = {}
-    try:
-        for name in plan.curves:
-            with kept_agent(study, plan.envs[0], name, logs) as (model, env):
-                found[name] = walks(model, env)
-    except NoModelError as error:
-        raise NothingToDrawError(str(error)) from error
+    for name in plan.curves:
+        with kept_agent(study, plan.envs[0], name, logs) as (model, env):
+            found[name] = walks(model, env)
     figure = new_figure((2.1 + 2.1 * len(found), 3.1), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     jitter = np.random.default_rng(0).uniform(-0.2, 0.2, 100)

@@ -85,7 +85,7 @@ def kept_agent(
     try:
         packed = pickle.loads(path.read_bytes())
     except OSError as error:
-        why = f"no model of {name} is kept here: its first seed was trained on another machine, or before this"
+        why = f"the model of {name} is not in {logs}: training its first seed again puts it there"
         raise NoModelError(why) from error
     settings = study.settings(curve, env_id)
     if packed["settings"] != plain(settings):

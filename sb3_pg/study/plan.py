@@ -39,8 +39,7 @@ FIGURES: dict[str, tuple[str, ...]] = {
 """Kinds of figures, and what can be said of each besides its curves, environments and title."""
 
 MEASURES = (
-    "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "spread", "logged:KEY",
-    "early:KEY",
+    "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "logged:KEY", "early:KEY",
 )  # fmt: skip
 HOLDS_IF = re.compile(r"(?P<sign>>=|<=|>|<|~)\s*(?:curve:(?P<curve>\S.*)|(?P<number>-?\d+(?:\.\d+)?))")
 _MEASURE = re.compile("|".join(each.replace("X", r"-?\d+(?:\.\d+)?").replace("KEY", r"\S+") for each in MEASURES))
@@ -386,9 +385,9 @@ def _curve(
     is_its_own = "algo" in section or "block" in section
     by_default = defaults.get("hyperparams", dict, {}) if defaults and not is_its_own else {}
     kwargs = where("env_kwargs")
-    places = (each for key in (steps, "n_timesteps") for each in (section, defaults, top) if each and key in each)
-    timesteps = next(places, None)
-    if timesteps is None:
+    timesteps = where(steps, "n_timesteps") or top
+    steps = steps if steps in timesteps else "n_timesteps"
+    if steps not in timesteps:
         raise section.document.error(section.place, f"curve {name!r}: nothing says its n_timesteps")
     return Curve(
         name,
@@ -397,7 +396,7 @@ def _curve(
         envs,
         block_name,
         {**by_default, **section.get("hyperparams", dict, {}), **grid},
-        _timesteps(timesteps, steps if steps in timesteps else "n_timesteps", envs),
+        _timesteps(timesteps, steps, envs),
         _seeds(where("seeds") or top, seeds),
         section.document.line(section.place),
         kwargs.get("env_kwargs", dict) if kwargs else {},

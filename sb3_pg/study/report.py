@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,10 @@ from sb3_pg.pages import (
 )  # fmt: skip
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
-from sb3_pg.study.pictures import film
+from sb3_pg.study.pictures import NoModelError, film
 from sb3_pg.study.plan import FigurePlan, Study
 from sb3_pg.study.runner import Results
-from sb3_pg.study.statistics import Regrets, Verdict, estimate, judge, regrets, scores
+from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
 from sb3_pg.tune.progress import clock
 
 INDEX = "studies"
@@ -50,13 +50,13 @@ def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path
     """
     page = docs / study.page
     folder = page.with_suffix("")
+    blocks = list(_blocks(study, results, folder, logs))
+    pictures = {block.name: block.content for block in blocks if isinstance(block, Picture)}
     for old in folder.glob("*.*"):
-        if old.suffix in (".png", ".gif"):
+        if old.suffix in (".png", ".gif") and old.name not in pictures:
             old.unlink()
-    blocks = list(_blocks(study, results, logs))
-    for block in blocks:
-        if isinstance(block, Picture):
-            write_whole(folder / block.name, block.content)
+    for name, content in pictures.items():
+        write_whole(folder / name, content)
     write_whole(page, as_markdown(blocks, folder.name))
     write_whole(logs / study.name / "report.html", as_html(study.title, blocks))
     for place in study.put_into:
@@ -68,7 +68,7 @@ def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path
     return page
 
 
-def _blocks(study: Study, results: Results, logs: Path) -> Page:
+def _blocks(study: Study, results: Results, folder: Path, logs: Path) -> Page:
     yield Heading(study.title, 1)
     yield Paragraph(study.question)
     if study.source:
@@ -76,29 +76,8 @@ def _blocks(study: Study, results: Results, logs: Path) -> Page:
     yield Paragraph(" ".join(_state(study, results)))
     if study.claims:
         yield Heading("What is claimed, and what came out")
-        yield _claims_table([judge(claim, study, results) for claim in study.claims], study)
-        yield Paragraph(
-            "Interquartile means over seeds (means for shares, medians where a number can be infinite) with 95 % "
-            "bootstrap intervals. Yes and no are said where the interval, of the number or of the difference, lies on "
-            "one side, and there are three seeds or more. Alike (~) are two numbers that differ by a fifth of the "
-            "larger one at most."
-        )
-    yield Heading("Figures")
-    for number, plan in enumerate(study.figures, 1):
-        try:
-            picture = draw(plan, study, results, logs)
-        except NothingToDrawError as error:
-            yield Paragraph(f"{plan.title or plan.kind}: not drawn, since {error}.")
-            continue
-        yield Picture(f"{number:02d}_{plan.kind}.png", plan.title or "Learning curves", picture)
-        if plan.kind == "regret":
-            yield from _regret_tables(plan, study, results)
-        if plan.kind == "scores" and len(plan.envs) > 1:
-            yield _scores_table(plan, study, results)
-    if study.picture is not None:
-        gif, why_not = film(study, logs)
-        title = f"{study.curve(study.picture[1]).label} on {study.picture[0]}, the first seed's final policy"
-        yield Picture("agent.gif", title, gif) if gif else Paragraph(f"No film of {title}: {why_not}.")
+        yield from _claims([judge(claim, study, results) for claim in study.claims], study)
+    yield from _figures(study, results, folder, logs)
     yield Heading("Numbers")
     yield from _numbers(study, results)
     yield Heading("Commands")
@@ -110,6 +89,36 @@ def _blocks(study: Study, results: Results, logs: Path) -> Page:
     yield from _made_with(study, results)
 
 
+def _figures(study: Study, results: Results, folder: Path, logs: Path) -> Page:
+    yield Heading("Figures")
+    for number, plan in enumerate(study.figures, 1):
+        name = f"{number:02d}_{plan.kind}.png"
+        try:
+            picture = draw(plan, study, results, logs)
+        except NoModelError as error:
+            picture, why_not = _kept(folder / name), str(error)
+        except NothingToDrawError as error:
+            picture, why_not = b"", str(error)
+        if not picture:
+            yield Paragraph(f"{plan.title or plan.kind}: not drawn, since {why_not}.")
+            continue
+        yield Picture(name, plan.title or "Learning curves", picture)
+        if plan.kind == "regret":
+            yield from _regret_tables(plan, study, results)
+        if plan.kind == "scores" and len(plan.envs) > 1:
+            yield _scores_table(plan, study, results)
+    if study.picture is not None:
+        gif, why_not = film(study, logs)
+        gif = gif or _kept(folder / "agent.gif")
+        title = f"{study.curve(study.picture[1]).label} on {study.picture[0]}, the first seed's final policy"
+        yield Picture("agent.gif", title, gif) if gif else Paragraph(f"No film of {title}: {why_not}.")
+
+
+def _kept(picture: Path) -> bytes:
+    """What an earlier report drew with a model that is not here; models are large, and not in the repository."""
+    return picture.read_bytes() if picture.exists() else b""
+
+
 def _state(study: Study, results: Results) -> Iterator[str]:
     """How much of the plan has been trained, and what diverged."""
     planned = {(env, curve.name): len(curve.seeds) for curve in study.curves for env in curve.envs}
@@ -117,10 +126,14 @@ def _state(study: Study, results: Results) -> Iterator[str]:
     n_missing = sum(planned.values()) - sum(there.values())
     yield f"{sum(there.values())} of {sum(planned.values())} trainings are done."
     if n_missing:
-        lacking = [f"{curve} on {env} ({there[env, curve]} of {n} seeds)" for (env, curve), n in planned.items()
-                   if there[env, curve] < n]  # fmt: skip
-        more = f" and {len(lacking) - N_NAMED} more" if len(lacking) > N_NAMED else ""
-        yield f"Missing: {', '.join(lacking[:N_NAMED])}{more}."
+        parts = []
+        for _, same_line in groupby(study.curves, key=lambda curve: curve.line):
+            curves = list(same_line)
+            label = " ... ".join(dict.fromkeys(curve.label for curve in (curves[0], curves[-1])))
+            keys = [(env, curve.name) for curve in curves for env in curve.envs]
+            n_there, n_planned = sum(there[key] for key in keys), sum(planned[key] for key in keys)
+            parts += [f"{label}: {n_there} of {n_planned}"] if n_there < n_planned else []
+        yield f"In part: {'; '.join(parts)}."
     failed = [
         f"{curve} on {env}, seed {result.seed} ({result.failure})"
         for env, curve in planned
@@ -133,17 +146,29 @@ def _state(study: Study, results: Results) -> Iterator[str]:
         yield "This is the tiny scale: it shows that the study runs, and nothing else."
 
 
-def _claims_table(verdicts: list[Verdict], study: Study) -> Table:
-    rows = []
+def _claims(verdicts: list[Verdict], study: Study) -> Page:
+    rows, waiting = [], []
     for verdict in verdicts:
         claim = verdict.claim
+        if verdict.holds == NOT_TRAINED:
+            waiting.append(claim.claim)
+            continue
         shown = written(verdict.measured, claim.measure)
         if verdict.other is not None:
             label = study.curve(str(claim.than)).label
             shown += f"; {label}: {written(verdict.other, claim.measure)}"
         of = f"{study.curve(claim.curve).label}: {name_of(claim.measure)}"
         rows.append((claim.claim, claim.claimed or _bar(verdict), of, shown, verdict.holds, claim.why))
-    return Table(("claimed", "number", "measured is", "measured", "same?", "why"), tuple(rows))
+    if rows:
+        yield Table(("claim", "its number, or the goal", "measured is", "measured", "holds?", "why"), tuple(rows))
+    if waiting:
+        yield Paragraph(f"Not trained yet: {'; '.join(waiting)}.")
+    yield Paragraph(
+        "Interquartile means over seeds (means for shares, medians where a number can be infinite) with 95 % "
+        "intervals: bootstrap over seeds, Jeffreys' for a share of the seeds, none for fewer than three. Yes and no "
+        "are said where the interval, of the number or of the difference, lies on one side. Alike (~) are two numbers "
+        "that differ by a fifth of the larger one at most."
+    )
 
 
 def _bar(verdict: Verdict) -> str:
@@ -159,7 +184,10 @@ def _numbers(study: Study, results: Results) -> Page:
             found = results.of(env, curve.name)
             if env not in curve.envs or not found:
                 continue
-            columns = [_score(study, results, env, curve.name, each) for each in ("final", "area", "evaluation")]
+            # An evaluation of some of the seeds would stand beside returns of all
+            evaluated = all(result.evaluation or result.failure for result in found)
+            measures = ("final", "area", *(["evaluation"] if evaluated else []))
+            columns = [_score(study, results, env, curve.name, each) for each in measures] + [""] * (not evaluated)
             seconds = f"{np.mean([result.seconds[-1] for result in found]):.0f}"
             rows.append((curve.label, f"{curve.n_timesteps[env]:,}", str(len(found)), *columns, seconds))
         if rows:

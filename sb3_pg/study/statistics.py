@@ -46,9 +46,8 @@ def measured(result: RunResult, measure: str) -> float:
     curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
     ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
     the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
-    ``above:X``: 1 if ``final`` is X or more. ``spread``: the same as ``final``, whose spread over seeds is of interest.
-    ``logged:KEY``: mean over the training of what the algorithm logged. ``early:KEY``: mean over the first tenth of the
-    steps, where the policies of different settings are still alike.
+    ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the training of what the algorithm logged.
+    ``early:KEY``: mean over the first tenth of the steps, where the policies of different settings are still alike.
 
     :param result: the training
     :param measure: one of these
@@ -58,7 +57,7 @@ def measured(result: RunResult, measure: str) -> float:
     curve = result.curve()
     if result.failure:
         return {"above": 0.0, "steps_to": float("inf"), "success": 0.0}.get(kind, float("nan"))
-    if kind in ("final", "spread", "above"):
+    if kind in ("final", "above"):
         final = result.final if np.isfinite(result.final) else float(curve[-1])
         return float(final >= float(argument)) if kind == "above" else final
     if kind == "steps_to":
@@ -328,6 +327,9 @@ def probabilities_of_improvement(found: dict[str, Array], of: str) -> dict[str, 
 # -- claims ----------------------------------------------------------------------------------------------------------
 
 
+NOT_TRAINED = "not trained yet"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """
@@ -365,7 +367,7 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     else:
         theirs, other = np.array([claim.than]), None
     if not len(ours) or not len(theirs):
-        return Verdict(claim, here, other, "not trained yet")
+        return Verdict(claim, here, other, NOT_TRAINED)
     if not claim.sign:
         return Verdict(claim, here, other, "")
     rng = np.random.default_rng(0)

@@ -88,6 +88,9 @@ def test_full_and_tiny_change_steps_and_nothing_that_was_not_asked_for(tmp_path:
     path = write_plan(tmp_path, PLAN.replace("n_timesteps: 128", "n_timesteps: 128\nfull_timesteps: 9000"))
     assert read_study(path).curves[0].n_timesteps == {"CartPole-v1": 128}
     assert read_study(path, full=True).curves[0].n_timesteps == {"CartPole-v1": 9000}
+    own = PLAN.replace("- {name: auto,", "- {name: auto, n_timesteps: 64,")
+    path = write_plan(tmp_path, own.replace("n_timesteps: 128", "n_timesteps: 128\nfull_timesteps: 9000"))
+    assert read_study(path, full=True).curve("auto").n_timesteps == {"CartPole-v1": 64}
     tiny = read_study(path, tiny=True, seeds=1)
     assert tiny.curves[0].seeds == (1,)
     assert tiny.settings(tiny.curves[0], "CartPole-v1").block["critic_batch_size"] == 32

@@ -59,9 +59,28 @@ def test_what_is_missing_and_what_diverged_is_said(tmp_path: Path) -> None:
     results.found["CartPole-v1", "0.5"] = {1: result(1, failure="NaN in the weights")}
     del results.found["CartPole-v1", "auto"]
     text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
-    assert "3 of 6 trainings are done. Missing: 0.5 on CartPole-v1 (1 of 2 seeds), auto on CartPole-v1 (0 of 2" in text
+    assert "3 of 6 trainings are done. In part: λ = 0.5 ... λ = 1: 3 of 4; auto: 0 of 2." in text
     assert "0.5 on CartPole-v1, seed 1 (NaN in the weights)" in text
-    assert "not trained yet" in text
+    assert "Not trained yet: It reaches ten." in text
+    assert "One is better than a half |" in text
+
+
+def test_an_evaluation_of_some_of_the_seeds_is_not_shown(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    results.found["CartPole-v1", "0.5"][2] = replace(results.found["CartPole-v1", "0.5"][2], evaluation=[])
+    text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith("| λ = 0.5 | 128 |")]
+    assert row.split(" | ")[-2].strip() == ""
+    (row,) = [line for line in text.splitlines() if line.startswith("| auto | 128 |")]
+    assert row.split(" | ")[-2].strip()
+
+
+def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    text = write_report(plan, results_of(plan, n_seeds=2), tmp_path / "docs", tmp_path / "logs").read_text()
+    assert re.search(r"\| λ = 0\.5 \| 128 \| 2 \| 49\.\d \| [\d.]+ \| 51.5 \| 5 \|", text)
+    assert "profile: not drawn, since no environment has been trained with 3 seeds of all of its curves yet." in text
 
 
 def test_nothing_trained_is_a_page_too(tmp_path: Path) -> None:
@@ -183,6 +202,15 @@ def test_the_first_seed_s_model_makes_a_film(tmp_path: Path) -> None:
     assert why_not == ""
     with Image.open(io.BytesIO(gif)) as image:
         assert (image.format, image.n_frames > 1, image.width) == ("GIF", True, 300)
+    docs = tmp_path / "docs"
+    page = write_report(plan, results_of(plan), docs, tmp_path / "logs")
+    old = docs / "studies" / "small" / "08_walks.png"
+    old.write_bytes(b"")
+    # Without the model, as in a fresh clone, the film stays; what no figure draws any more does not
+    assert write_report(plan, results_of(plan), docs, tmp_path / "elsewhere") == page
+    assert (docs / "studies" / "small" / "agent.gif").read_bytes() == gif
+    assert "(small/agent.gif)" in page.read_text()
+    assert not old.exists()
     changed = replace(plan, curves=tuple(replace(curve, n_timesteps={"CartPole-v1": 9}) for curve in plan.curves))
     assert "other settings" in film(replace(changed, _blocks={}), tmp_path / "logs")[1]
 
