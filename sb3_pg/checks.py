@@ -280,6 +280,11 @@ def _check_optimizers(model: VPG) -> None:
             f"joint_optimizer=True trains V beside the policy; baseline={model.baseline!r} with "
             f"estimator={model.estimator!r} cannot be trained so; accepted is joint_optimizer=False"
         )
+    if hasattr(as_lambda_rule(model.gae_lambda, "gae_lambda"), "learning_rate_factor"):
+        raise ValueError(
+            f"gae_lambda={model.gae_lambda!r} tries steps of the actor's own optimizer, and with joint_optimizer=True "
+            "the critic's loss is in every step; accepted are joint_optimizer=False, or another rule"
+        )
 
 
 def _check_count(name: str, value: Any, also: str = "") -> None:

@@ -36,6 +36,15 @@ class TrainingError(ValueError):
     """Numbers that must not reach the weights; training adds what was saved last to the message."""
 
 
+class WrongShapeError(TrainingError):
+    """An environment or an estimator gave another shape than it promises: a program's mistake, and no divergence."""
+
+
+def is_divergence(error: Exception) -> bool:
+    """Whether training ended because its numbers left all bounds, which another seed or setting may not do."""
+    return isinstance(error, TrainingError) and not isinstance(error, WrongShapeError)
+
+
 def last_saved(model: BaseAlgorithm) -> str:
     """The end of an error's message: what the user can go on from."""
     path = getattr(model, "_last_save", None)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch as th
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import update_learning_rate
 
 from sb3_pg.advantage.estimators import Array
 from sb3_pg.faults import put_back
@@ -21,17 +22,18 @@ def log_probs(policy: ActorCriticPolicy, samples: Samples) -> Array:
     return array
 
 
-def log_probs_after(policy: ActorCriticPolicy, samples: Samples, factor: float, step: Callable[[], object]) -> Array:
+def log_probs_after(
+    policy: ActorCriticPolicy, samples: Samples, learning_rate: float, step: Callable[[], object]
+) -> Array:
     """Log-probabilities of the actions after one step of the actor's optimizer; weights and optimizer stay as they are.
 
     :param policy: whose ``optimizer`` takes the step
     :param samples: the batch
-    :param factor: of the learning rate
+    :param learning_rate: of that step
     :param step: computes the gradient and takes the optimizer's step
     :return: shape ``(batch,)``
     """
     with put_back(policy):
-        for group in policy.optimizer.param_groups:
-            group["lr"] = group["lr"] * factor
+        update_learning_rate(policy.optimizer, learning_rate)
         step()
         return log_probs(policy, samples)

@@ -168,7 +168,8 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
     log_prob = evaluate_log_probs(policy, observation, action)[0].sum()
     values = policy.predict_values(observation).sum() + evaluate_values(policy, observation, action).sum()
     if isinstance(policy, QCriticMixin) and policy.q_critic:
-        values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, th.zeros(1)))
+        first_action = th.zeros(1, device=policy.device)
+        values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, first_action))
     actor, critic = _reached(log_prob, policy), _reached(values, policy)
     with th.no_grad():
         policy.get_distribution(observation)  # the policy keeps the last one, and a graph in it could not be copied

@@ -23,7 +23,7 @@ from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, gae, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_arguments, check_bounds, check_parameters
-from sb3_pg.faults import TrainingError, collecting, updating
+from sb3_pg.faults import TrainingError, WrongShapeError, collecting, updating
 from sb3_pg.hoof import log_probs_after
 from sb3_pg.lambda_rules import LambdaLike, LambdaRules, choose_lambdas
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
@@ -325,12 +325,13 @@ class VPG(SavingMixin):
     def _check_psi(self, psi: Any, buffer: TrajectoryBuffer) -> None:
         shape = buffer.rewards.shape
         got = f"shape {psi.shape}" if isinstance(psi, np.ndarray) else repr(psi)
+        kind: type[TrainingError] = WrongShapeError
         if getattr(psi, "shape", None) == shape:
             wrong = not_finite(psi)
             if not len(wrong):
                 return
-            got = f"{psi[tuple(wrong[0])]} ({buffer.describe_largest_reward()})"
-        raise TrainingError(
+            got, kind = f"{psi[tuple(wrong[0])]} ({buffer.describe_largest_reward()})", TrainingError
+        raise kind(
             f"estimator={self.estimator!r} gave {got} at {self._this_update()}; expected are finite numbers of shape "
             f"{shape}"
         )
@@ -344,7 +345,6 @@ class VPG(SavingMixin):
 
         :raises ValueError: when a loss, a gradient or a weight is not finite
         """
-        self.policy.set_training_mode(True)
         check_bounds(self.lr_schedule(self._current_progress_remaining), "learning_rate")
         self._update_learning_rate(self.policy.optimizer)
         self._apply_learning_rate_factor()
@@ -354,6 +354,7 @@ class VPG(SavingMixin):
             samples = self.rollout_buffer.samples(self._policy_weights())
             if self.policy_loss != "vanilla" or self.target_kl is not None:
                 samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+            self.policy.set_training_mode(True)
 
             # 2. and 3. Losses and gradient steps
             with one_thread_if_small(self.policy):
@@ -537,7 +538,9 @@ class VPG(SavingMixin):
             loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
             self._step(self.policy.optimizer, loss)
 
-        return log_probs_after(self.policy, samples, factor, step)
+        # Not the optimizer's own, which is that of the update before, with what the rule chose for it
+        rate = factor * self.lr_schedule(self._current_progress_remaining)
+        return log_probs_after(self.policy, samples, rate, step)
 
     def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
         """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""

@@ -145,6 +145,7 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     (dict(estimator="total_return"), ("estimator", "'total_return'", "whole_episodes=True", "n_episodes")),
     (dict(n_steps=1), ("normalize_advantage", "True", "n_steps", "at least 2")),
     (dict(joint_optimizer=True, vf_learning_rate=1e-3), ("vf_learning_rate", "0.001", "joint_optimizer=False")),
+    (dict(joint_optimizer=True, gae_lambda="hoof"), ("'hoof'", "joint_optimizer=False")),
     (dict(joint_optimizer=True, estimator="q"), ("joint_optimizer", "'q'", "joint_optimizer=False")),
     (
         dict(joint_optimizer=True, baseline="none", estimator="reward_to_go", whole_episodes=True),

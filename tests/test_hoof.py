@@ -62,12 +62,15 @@ def test_where_only_high_lambdas_learn_hoof_chooses_one(default: float) -> None:
     assert held.policy.get_distribution(observation).distribution.probs[0, 1].item() < 0.4
 
 
-def test_the_score_is_that_of_the_policy_after_a_step_that_another_model_takes() -> None:
-    """Weights after a candidate's step are those of training with that lambda and learning rate."""
+@pytest.mark.parametrize("rate_of_the_last_update", [0.01, 0.04])
+def test_the_score_is_that_of_the_policy_after_a_step_that_another_model_takes(rate_of_the_last_update: float) -> None:
+    """Weights after a candidate's step are those of training with that lambda and learning rate, whatever factor was
+    chosen for the update before."""
     for gae_lambda, factor in ((0.3, 1.0), (1.0, 2.0)):
         trying, taking = (tiny(n_envs=2, learning_rate=rate) for rate in (0.01, 0.01 * factor))
         buffer = one_rollout(trying)
         batch = lambda_batch(trying, buffer, buffer.trajectories(), LambdaRules())
+        trying.policy.optimizer.param_groups[0]["lr"] = rate_of_the_last_update
         tried = batch.log_probs_after(gae_lambda, factor)
         taking.policy.load_state_dict(trying.policy.state_dict())
         one_rollout(taking)

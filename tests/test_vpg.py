@@ -636,3 +636,19 @@ def test_a_network_of_the_users_is_used() -> None:
     before = weights(model)
     model.learn(64)
     assert not same(before, weights(model))
+
+
+@pytest.mark.parametrize("kwargs", [dict(policy_loss="clipped"), dict(policy_loss="importance"), dict(target_kl=1.0)])
+def test_the_old_policy_is_the_one_that_acted_without_dropout(kwargs: dict[str, Any]) -> None:
+    """In training mode it would be another random policy, and no ratio would begin at one."""
+    model = tiny(**kwargs)
+    modes, computed = [], model._old_log_probs
+
+    def watched(samples: Any) -> th.Tensor:
+        modes.append(model.policy.training)
+        return computed(samples)
+
+    model._old_log_probs = watched
+    model.learn(32)
+    assert modes == [False, False]
+    assert model.policy.training

@@ -230,7 +230,7 @@ class GradientAgreement:
 
     :param default: lambda to begin with, in [0, 1]; also the critic's, where ``critic_gae_lambda`` is not given
     :param lambdas: candidates besides it and 1
-    :param memory: beta, in [0, 1). 0.98 weighs the last hundred updates
+    :param memory: beta, in (0.5, 1). 0.98 weighs the last hundred updates; 0.5 three, which are too few
     :param caution: standard errors by which another lambda has to be better
     :param gate: standard errors by which its score has to be above nought
     :param warm_up: updates before the first choice, at least 10: with fewer the standard errors are too small
@@ -249,8 +249,8 @@ class GradientAgreement:
         batches: float = BATCHES,
     ) -> None:
         self.default, self.lambdas = default, _candidates(default, lambdas)
-        if not 0 <= memory < 1:
-            raise ValueError(f"memory={memory!r} must be a number in [0, 1)")
+        if not 0.5 < memory < 1:
+            raise ValueError(f"memory={memory!r} must be a number between 0.5 and 1")
         if not (caution >= 0 and gate >= 0):
             raise ValueError(f"caution={caution!r}, gate={gate!r}: numbers of at least 0 are expected")
         if not warm_up >= 10:

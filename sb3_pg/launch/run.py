@@ -54,7 +54,7 @@ def run_all(
     :param tasks: what to carry out; picklable
     :param backend: where; entered by the caller
     :param on_result: called in this process with each :class:`Outcome` as it comes in, in no certain order; the tasks
-        that it returns are carried out, too. What it raises ends the run
+        that it returns are carried out, too. What it raises ends the run, after the results that came in with this one
     :param on_rerun: called with a task and the reason before it is started again
     :param order: of the tasks that wait for a free place the one with the smallest number is started next; of equals
         the one that was given first
@@ -71,6 +71,7 @@ def run_all(
             key = next(keys)
             running[key] = rank, age, task, runs + 1
             backend.start(key, function, task)
+        failures: list[Exception] = []
         for key, end in backend.wait():
             rank, age, task, runs = running.pop(key)
             if isinstance(end, Lost) and runs <= max_reruns:
@@ -78,8 +79,15 @@ def run_all(
                     on_rerun(task, end.why)
                 heappush(waiting, (rank, age, task, runs))
                 continue
-            for further in on_result(_outcome(task, runs, end)) or ():
+            try:
+                furthers = on_result(_outcome(task, runs, end)) or ()
+            except Exception as error:  # the others that ended with it are to be kept
+                failures.append(error)
+                continue
+            for further in furthers:
                 heappush(waiting, (order(further), next(ages), further, 0))
+        if failures:
+            raise failures[0]
 
 
 def _outcome(task: Task, runs: int, end: Any) -> Outcome[Task, Any]:

@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg.advantage.estimators import Array
-from sb3_pg.faults import TrainingError, fits, not_finite_weight
+from sb3_pg.faults import TrainingError, WrongShapeError, fits, not_finite_weight
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
@@ -343,7 +343,7 @@ def _check_terminal_observations(buffer: TrajectoryBuffer) -> None:
     """Refuse observations of another shape, which DummyVecEnv stretches where NumPy can."""
     for step, env_index, observation in buffer.terminal_observations:
         if not fits(buffer.observation_space, observation):
-            raise TrainingError(
+            raise WrongShapeError(
                 f"the last observation of environment {env_index} is {observation!r} at step {step} of the rollout; "
                 f"one in {buffer.observation_space} is expected"
             )

@@ -120,6 +120,8 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
         for name in _drawn(plan, study, results, env):
             found, of = results.of(env, name), styles[name]
             shown = band(found, key)
+            if not np.isfinite(shown.each).any():
+                raise NothingToDrawError(f"{key} was not recorded when {name} was trained on {env}, or never logged")
             if plan.kind == "seconds":
                 x = np.mean([result.seconds for result in found], axis=0)
             else:

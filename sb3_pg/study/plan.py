@@ -16,7 +16,7 @@ from typing import Any
 from rl_zoo3.utils import ALGOS
 
 from sb3_pg.study.reading import Document, Section, StudyError, read_document, suggestion
-from sb3_pg.study.results import RunSettings
+from sb3_pg.study.results import RunSettings, file_name
 from sb3_pg.study.training import RunTask
 from sb3_pg.tune.blocks import BlockManager, merged, prepare, registered_envs, silence
 from sb3_pg.tune.experiment import Block, Experiment
@@ -331,9 +331,10 @@ def _curves(document: Document, top: Section, seeds: tuple[int, ...], steps: str
     for index in range(len(top.values["curves"])):
         section = Section(document, ("curves", index), (*OF_A_CURVE, "env", "name", "label", "grid"))
         for name, label, grid in _of_a_grid(section):
-            if name in names or not re.fullmatch(r"[^/\\\s]+", name):
-                raise section.error("name", f"curve {name!r}: names are unique, without blanks and slashes")
-            names.add(name)
+            if file_name(name) in names or not re.fullmatch(r"[^/\\\s]+", name):
+                message = f"curve {name!r}: names are unique, as names of files too, without blanks and slashes"
+                raise section.error("name", message)
+            names.add(file_name(name))
             yield _curve(name, label, grid, section, defaults, top, seeds, steps)
 
 

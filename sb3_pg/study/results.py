@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,7 +124,12 @@ def path_of(folder: Path, env: str, curve: str) -> Path:
     :param env: id of the environment
     :param curve: its name
     """
-    return folder / env.replace("/", "-") / f"{curve}.jsonl"
+    return folder / file_name(env) / f"{file_name(curve)}.jsonl"
+
+
+def file_name(name: str) -> str:
+    """A name with what a file system does not take, Windows' too, made a dash."""
+    return re.sub(r'[<>:"/\\|?*]', "-", name)
 
 
 def read_results(path: Path) -> list[RunResult]:
@@ -147,7 +153,7 @@ def read_results(path: Path) -> list[RunResult]:
 def append_result(path: Path, result: RunResult) -> None:
     """Add a line, whole or not at all; what is left of a line that an interruption cut goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(plain(result), ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(plain(result), ensure_ascii=False) + "\n"  # a block may hold .inf, which is Infinity here
     with path.open("ab+") as file:
         file.seek(0)
         whole = file.read()

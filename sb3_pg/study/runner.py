@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +22,7 @@ from sb3_pg.launch import Backend, Outcome, run_all
 from sb3_pg.study.plan import Study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
-from sb3_pg.study.training import RunTask, quiet_mujoco, train
+from sb3_pg.study.training import CHECKPOINT, RunTask, quiet_mujoco, train
 from sb3_pg.tune.blocks import BlockManager, silence
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.progress import LiveConsole, clock
@@ -66,17 +68,14 @@ def read_all(study: Study, folder: Path) -> Results:
     return results
 
 
-def missing(
-    study: Study, results: Results, wanted: Iterable[str] = (), logs: Path | None = None, keep_models: bool = True
-) -> list[RunTask]:
+def missing(study: Study, results: Results, wanted: Iterable[str] = (), logs: Path | None = None) -> list[RunTask]:
     """
     Say what there is to train.
 
     :param study: the plan
     :param results: what is there
     :param wanted: environments and curves to train; empty for all
-    :param logs: folder of checkpoints and models; None for neither
-    :param keep_models: whether the model of each curve's first seed is kept
+    :param logs: folder of checkpoints, and of the model of each curve's first seed; None for neither
     """
     pairs = study.pairs(wanted)
     tasks = []
@@ -91,7 +90,7 @@ def missing(
             task = replace(
                 task,
                 folder=str(folder),
-                keep_model=keep_models and is_first,
+                keep_model=is_first,
                 checkpoint_every=every if every and every < task.settings.n_timesteps else None,
             )
         tasks.append(task)
@@ -171,8 +170,8 @@ class Board(LiveConsole):
     def time_left(self) -> str:
         """Seconds of the trainings to come, as far as there are trainings like them."""
         per_step = {
-            key: float(np.mean([result.seconds[-1] / result.settings.n_timesteps for result in found.values()]))
-            for key, found in self._results.found.items()
+            key: float(np.mean([result.seconds[-1] / result.settings.n_timesteps for result in list(found.values())]))
+            for key, found in list(self._results.found.items())  # copies: rich's thread draws while results come in
             if found
         }
         if not per_step:
@@ -182,7 +181,7 @@ class Board(LiveConsole):
             alike = [value for other, value in per_step.items() if other[0] == key[0]] or list(per_step.values())
             total += n_left * self._steps[key] * per_step.get(key, float(np.mean(alike)))
         now = time.monotonic()
-        total -= sum(now - begin for begin in self._running.values())
+        total -= sum(now - begin for begin in list(self._running.values()))
         return clock(max(total, 0) / self._capacity)
 
     def _table(self) -> Group:
@@ -191,7 +190,7 @@ class Board(LiveConsole):
             table.add_column(column, justify="left" if column in ("environment", "curve") else "right")
         for (env, curve), n_left in self._left.items():
             done = self._results.of(env, curve)
-            seeds = [str(seed) for key, seed in self._running if key == (env, curve)]
+            seeds = [str(seed) for key, seed in list(self._running) if key == (env, curve)]
             finals = [result.final for result in done if not result.failure]
             mean = f"{np.mean(finals):.5g}" if finals else ""
             waiting = n_left - len(seeds)
@@ -225,6 +224,18 @@ class _Watched:
         pass
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Two commands would train the same seeds, and use each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        message = f"{folder}: another command is training this study. Several at a time are --workers or --ray of one"
+        raise StudyError(message) from error
+
+
 def run_study(
     study: Study,
     results: Results,
@@ -244,9 +255,9 @@ def run_study(
     :param backend: where it is trained; entered by the caller
     :param console: shows how far it is
     :param function: carries out one training
-    :raises StudyError: when a training fails for another reason than that it diverged
+    :raises StudyError: when a training fails for another reason than that it diverged, or another command trains here
     """
-    with Board(study, tasks, results, backend.capacity, console) as board:
+    with _alone(folder), Board(study, tasks, results, backend.capacity, console) as board:
 
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:
             task = outcome.task
@@ -256,6 +267,8 @@ def run_study(
             if outcome.value is None:
                 raise StudyError(f"{name} was lost {outcome.runs} times: {outcome.lost}. What is finished is kept")
             append_result(path_of(folder, task.settings.env, task.curve), outcome.value)
+            if task.folder:  # not before the result is safe
+                Path(task.folder, CHECKPOINT).unlink(missing_ok=True)
             results.found.setdefault((task.settings.env, task.curve), {})[task.seed] = outcome.value
             board.ended(task, outcome.value)
 

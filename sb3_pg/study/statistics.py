@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sb3_pg.lambda_rules import as_lambda_rule
 from sb3_pg.study.plan import Claim, Study
 from sb3_pg.study.results import N_SHARES, RunResult
 from sb3_pg.study.runner import Results
@@ -150,6 +151,11 @@ def _upper_median(values: Array, axis: int = -1) -> Any:
     return np.quantile(values, 0.5, axis=axis, method="higher")
 
 
+def _end_of(result: RunResult) -> int:
+    """Shares of the steps until the last episode that ended."""
+    return max((share for share, n in enumerate(result.n_episodes, 1) if n), default=0)
+
+
 class Band(NamedTuple):
     """A learning curve over seeds: each entry stands for an equal share of the steps."""
 
@@ -169,6 +175,10 @@ def band(found: Sequence[RunResult], key: str = "returns", n_resamples: int = 50
     :param n_resamples: of the bootstrap; the seeds are resampled whole
     """
     each = np.array([result.curve(key) for result in found])
+    if key == "returns" and np.isfinite(each).any():
+        for row, result in zip(each, found, strict=True):
+            if result.failure:  # not the last return before it
+                row[_end_of(result) :] = np.nanmin(each)
     drawn = np.random.default_rng(0).integers(0, len(each), (n_resamples, len(each)))
     resampled = mean_of_middle_half(np.moveaxis(each[drawn], 1, -1))
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
@@ -203,38 +213,46 @@ def regrets(
     Regret to the best fixed lambda; None where no seed has been through two fixed lambdas.
 
     In every bootstrap resample of the seeds, the same for all curves, the best and the worst fixed lambda are chosen
-    anew, so that the interval knows that the best was picked in hindsight.
+    anew, so that the interval knows that the best was picked in hindsight. A training that diverged has the worst area
+    of all.
 
     :param found: trainings of each curve
     :param fixed: curves whose lambda is a number
     :param n_resamples: of the bootstrap
     """
     by_curve = {
-        name: {result.seed: result for result in each if np.isfinite(result.area) and not result.failure}
+        name: {result.seed: result for result in each if np.isfinite(result.area) or result.failure}
         for name, each in found.items()
     }
+    sound = [result.area for each in by_curve.values() for result in each.values() if not result.failure]
     names = [name for name in found if by_curve[name]]
     seeds = sorted(set.intersection(*(set(by_curve[name]) for name in names))) if names else []
     rows = [number for number, name in enumerate(names) if name in fixed]
-    if len(rows) < 2 or not seeds:
+    if len(rows) < 2 or not seeds or not sound:
         return None
-    areas = np.array([[by_curve[name][seed].area for seed in seeds] for name in names])
+    chosen = [[by_curve[name][seed] for seed in seeds] for name in names]
+    areas = np.array([[min(sound) if result.failure else result.area for result in each] for each in chosen])
     key = "logged:train/gae_lambda"
-    lambdas = np.array([np.mean([measured(by_curve[name][seed], key) for seed in seeds]) for name in names])
+    lambdas = np.array([np.mean([measured(result, key) for result in each]) for each in chosen])
     drawn = np.random.default_rng(0).integers(0, len(seeds), (n_resamples, len(seeds)))
     means, resampled = areas.mean(axis=1), areas[:, drawn].mean(axis=2)
-    spread = np.ptp(means[rows])
+    spread = np.ptp(means[rows]) or 1.0
+    numbers = {chosen[row][0].settings.block.get("gae_lambda"): row for row in rows}
     gains = {}
     for row, name in enumerate(names):
-        default = name.partition(":")[2]
-        if default in names:
-            other = names.index(default)
+        other = None if row in rows else numbers.get(_default_of(chosen[row][0].settings.block.get("gae_lambda")))
+        if other is not None:
             gains[name] = _with_interval(
                 (means[row] - means[other]) / spread, (resampled[row] - resampled[other]) / spread
             )
     best = names[rows[int(means[rows].argmax())]]
     interval = _with_interval(_regret(means, rows), _regret(resampled, rows))
     return Regrets(names, areas, best, interval, lambdas, gains)
+
+
+def _default_of(gae_lambda: Any) -> float | None:
+    """Lambda that a rule starts from, and stays with where it sees no reason to leave."""
+    return None if gae_lambda is None else getattr(as_lambda_rule(gae_lambda, "gae_lambda"), "default", None)
 
 
 def _with_interval(value: Any, resampled: Array) -> Array:

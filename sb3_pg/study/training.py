@@ -23,7 +23,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
 
-from sb3_pg.faults import TrainingError
+from sb3_pg.faults import is_divergence
 from sb3_pg.pages import write_whole
 from sb3_pg.saving import SavingMixin
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
@@ -258,11 +258,9 @@ def train(task: RunTask) -> RunResult:
         finally:
             env.close()
             eval_env.close()
-    if task.folder:
-        if task.keep_model and not failure:
-            packed = {"settings": plain(settings), **packed_model(model)}
-            write_whole(Path(task.folder, MODEL), pickle.dumps(packed))
-        Path(task.folder, CHECKPOINT).unlink(missing_ok=True)
+    if task.folder and task.keep_model and not failure:
+        packed = {"settings": plain(settings), **packed_model(model)}
+        write_whole(Path(task.folder, MODEL), pickle.dumps(packed))
     return curve.result(task, evaluation, failure)
 
 
@@ -288,7 +286,7 @@ def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: Lear
     try:
         model.learn(to_go, callback=callbacks, log_interval=10**9, reset_num_timesteps=model.num_timesteps == 0)
     except Exception as error:
-        if not (isinstance(error, TrainingError) or has_diverged(model)):
+        if not (is_divergence(error) or has_diverged(model)):
             raise
         curve.on_training_end()
         return " ".join(str(error).split())[:300]

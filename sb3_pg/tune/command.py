@@ -89,6 +89,11 @@ class GuardedProgress(Progress):
         self.lease.check()
         super().trained()
 
+    def retrained(self, *args: Any, **kwargs: Any) -> None:
+        """Count a training on a fresh seed."""
+        self.lease.check()
+        super().retrained(*args, **kwargs)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """

@@ -16,6 +16,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 from sb3_pg.tune.blocks import StartingPoint
 from sb3_pg.tune.errors import TuneError, unknown
+from sb3_pg.zoo.search_spaces import USE_SDE
 
 # Keys of a block that are not arguments of the algorithm. n_timesteps is missing: trials are compared at equal steps.
 ZOO_KEYS = {"n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs", "monitor_kwargs"}
@@ -48,6 +49,7 @@ class ZooSpace:
 
     def suggest(self, trial: optuna.Trial) -> None:
         """Ask as RL Zoo asks."""
+        trial.set_user_attr(USE_SDE, bool(self._start.block.get("use_sde")))
         her: dict[str, Any] = {"using_her_replay_buffer": False, "her_kwargs": {}}
         HYPERPARAMS_SAMPLER[self._algo](trial, self._start.n_actions, self._start.n_envs, her)
 

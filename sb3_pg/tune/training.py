@@ -15,7 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from sb3_pg.faults import TrainingError
+from sb3_pg.faults import is_divergence
 from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.pruning import Bars
@@ -107,7 +107,7 @@ def _train(task: SeedTask) -> LearningCurve:
         try:
             model.learn(experiment.n_timesteps, callback=[*callbacks, curve])
         except Exception as error:
-            if not (isinstance(error, TrainingError) or has_diverged(model)):
+            if not (is_divergence(error) or has_diverged(model)):
                 raise
             curve.stopped, curve.why = "diverged", " ".join(str(error).split())[:300]
         if not curve.stopped and has_diverged(model):

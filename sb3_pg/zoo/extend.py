@@ -97,7 +97,7 @@ def _extend_hyperparams_opt(hyperparams_opt: ModuleType) -> None:
 def _extend_exp_manager(exp_manager: ModuleType) -> None:
     """Let the experiment manager read our hyperparameter files, trial 0 of a study, and ``lin_START_END``.
 
-    And let ``--save-freq`` and ``-i`` go on where a run was.
+    And let ``--save-freq`` and ``-i`` go on where a run was, and tell our search spaces of gSDE.
     """
     manager_class = exp_manager.ExperimentManager
     upstream = manager_class.read_hyperparameters
@@ -128,7 +128,18 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
         }
         return {**preprocess_schedules(hyperparams), **two_numbers}
 
+    objective = manager_class.objective
+
+    @functools.wraps(objective)
+    def objective_with_attributes(self: Any, trial: Any) -> float:
+        if self.algo in ALGORITHMS:
+            from sb3_pg.zoo.search_spaces import USE_SDE  # not above: see _extend_hyperparams_opt
+
+            trial.set_user_attr(USE_SDE, bool(self._hyperparams.get("use_sde")))
+        return float(objective(self, trial))
+
     setattr(read_hyperparameters, _EXTENDED, True)
+    manager_class.objective = objective_with_attributes
     manager_class.read_hyperparameters = read_hyperparameters
     manager_class._preprocess_schedules = staticmethod(read_schedules)
     _extend_continuation(manager_class)

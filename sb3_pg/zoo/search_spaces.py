@@ -117,6 +117,8 @@ REINFORCE_ESTIMATORS = [name for name, entry in ESTIMATORS.items() if not entry.
 
 # The range of 1 - lambda
 ONE_MINUS_LAMBDA = (1e-3, 1.0)
+# A trial's attribute: whether the block that it starts from has gSDE
+USE_SDE = "use_sde"
 # What the sampled lambda is: the number itself, the lower bound of a rule or its default. "length" is left out because
 # its number is no lambda, and "hoof" because it trains at half the speed.
 LAMBDA_RULES = {"constant": "{}", "explained_variance": "explained_variance:{}_1", "auto": "auto:{}"}
@@ -139,6 +141,19 @@ def _with_rule(hyperparams: dict[str, Any]) -> dict[str, Any]:
     if rule != "constant":
         hyperparams["gae_lambda"] = LAMBDA_RULES[rule].format(hyperparams["gae_lambda"])
     return hyperparams
+
+
+def _sample_lambda_rule(trial: optuna.Trial) -> str:
+    """
+    Sample the kind of rule.
+
+    What judges gradients of the last layer cannot be had with gSDE, which is not sampled: whoever has the block says it
+    with the trial's attribute :data:`USE_SDE`.
+
+    :param trial: the trial to ask
+    """
+    rules = [name for name in LAMBDA_RULES if not (name == "auto" and trial.user_attrs.get(USE_SDE))]
+    return trial.suggest_categorical("lambda_rule", rules)
 
 
 def sample_vpg_params(
@@ -166,7 +181,7 @@ def sample_vpg_params(
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, VPG_BATCH_POWS)
     raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", *ONE_MINUS_LAMBDA, log=True)
-    raw["lambda_rule"] = trial.suggest_categorical("lambda_rule", list(LAMBDA_RULES))
+    raw["lambda_rule"] = _sample_lambda_rule(trial)
     raw["vf_learning_rate"] = trial.suggest_float("vf_learning_rate", 1e-4, 3e-2, log=True)
     raw["estimator"] = trial.suggest_categorical("estimator", VPG_ESTIMATORS)
     raw["n_critic_updates"] = trial.suggest_int("n_critic_updates", 1, 40, log=True)
@@ -259,7 +274,7 @@ def sample_host_params(
     :return: keyword arguments of the algorithm
     """
     _hyperparams_opt().HYPERPARAMS_SAMPLER[host](_AllLambdas(trial), n_actions, n_envs, additional_args)
-    trial.suggest_categorical("lambda_rule", list(LAMBDA_RULES))
+    _sample_lambda_rule(trial)
     trial.set_user_attr("gae_lambda", 1 - trial.params["one_minus_gae_lambda"])
     return convert_host_params(host, trial.params)
 

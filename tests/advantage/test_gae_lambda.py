@@ -600,6 +600,7 @@ def test_wrong_numbers_after_a_rule_are_refused_with_its_form(name: str, rest: s
         (lambda: GradientAgreement(lambdas=(0.5, -1)), "lambdas="),
         (lambda: GradientAgreement(float("nan")), "default=nan"),
         (lambda: GradientAgreement(memory=1.0), "memory=1.0"),
+        (lambda: GradientAgreement(memory=0.0), "memory=0.0"),
         (lambda: GradientAgreement(gate=-1.0), "gate=-1.0"),
         (lambda: GradientAgreement(warm_up=5), "warm_up=5"),
         (lambda: GradientAgreement(batches=0.5), "batches=0.5"),

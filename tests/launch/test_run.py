@@ -82,3 +82,22 @@ def test_what_the_receiver_raises_ends_the_run() -> None:
     with pytest.raises(RuntimeError, match="enough"):
         run_all(name_of, [("a", 0), ("b", 0)], backend, refuse)
     assert backend.started == [("a", 0)]
+
+
+def test_what_ended_together_with_a_task_that_the_receiver_refuses_is_received() -> None:
+    received = []
+
+    class Together(Mortal):
+        def wait(self) -> list[tuple[int, Any]]:
+            return [end for _ in range(3) for end in super(Together, self).wait()]
+
+    def refuse_the_first(outcome: Outcome[Any, Any]) -> None:
+        if outcome.task[0] == "a":
+            raise RuntimeError("enough")
+        received.append(outcome.value)
+
+    backend = Together(capacity=3)
+    with pytest.raises(RuntimeError, match="enough"):
+        run_all(name_of, [("a", 0), ("b", 0), ("c", 0), ("d", 0)], backend, refuse_the_first)
+    assert received == ["b", "c"]
+    assert len(backend.started) == 3

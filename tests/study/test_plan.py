@@ -38,6 +38,7 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("{name: auto, ", "{", 16, "'name' is missing in curves[2]"),
         ("{name: auto, ", "{name: a b, ", 16, "without blanks and slashes"),
         ("{name: auto, ", "{name: '1', ", 16, "names are unique"),
+        ("- {name: auto, ", "- {name: 'a:b'}\n  - {name: a-b, ", 17, "names are unique, as names of files too"),
         ('name: "{gae_lambda}"', "name: one", 13, "add {gae_lambda}"),
         ("grid: {gae_lambda: [0.5, 1]}", "grid: {gae_lambda: 1}", 15, "gae_lambda must be a list of values"),
         ("{kind: seconds}", "{kind: second}", 19, "did you mean 'seconds'?"),

@@ -35,6 +35,21 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     assert settings == RunSettings("vpg", "CartPole-v1", 1000, {"n_envs": 2, "max_grad_norm": None, "gae_lambda": 1})
 
 
+def test_infinite_hyperparameters_and_returns_that_are_no_numbers_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    settings = RunSettings("a2c_gae", "CartPole-v0", 1000, {"max_grad_norm": math.inf})
+    append_result(path, result(1, settings=settings, evaluation=[math.nan, -math.inf]))
+    (found,) = read_results(path)
+    assert found.settings == settings
+    assert math.isnan(found.evaluation[0])
+    assert found.evaluation[1] == -math.inf
+
+
+def test_files_have_names_that_windows_takes_too(tmp_path: Path) -> None:
+    path = path_of(tmp_path, "ALE/Pong-v5", 'auto:0.97<>"|?*\\')
+    assert path.relative_to(tmp_path).parts == ("ALE-Pong-v5", "auto-0.97-------.jsonl")
+
+
 def test_a_line_that_an_interruption_cut_is_left_out_and_goes(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     append_result(path, result(1))

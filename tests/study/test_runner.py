@@ -69,6 +69,19 @@ def test_results_of_other_settings_are_counted_and_left_alone(tmp_path: Path) ->
     assert [one.settings for one in read_results(path)] == [other, settings, settings]
 
 
+def test_two_commands_do_not_train_one_study(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+
+    def second(task: RunTask) -> RunResult:
+        with pytest.raises(StudyError, match="another command is training this study"):
+            run_study(plan, read_all(plan, tmp_path), [task], tmp_path, InThisProcess(), console(), pretend)
+        return pretend(task)
+
+    run_study(plan, results, missing(plan, results)[:1], tmp_path, InThisProcess(), console(), second)
+    assert len(read_all(plan, tmp_path).of("CartPole-v1", "0.5")) == 1
+
+
 def test_a_program_s_mistake_ends_the_study_with_its_name_and_traceback(tmp_path: Path) -> None:
     plan = study(tmp_path)
     results = read_all(plan, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from study.small_study import PLAN, result, results_of, study
 
 from sb3_pg.study.plan import Claim
-from sb3_pg.study.results import N_SHARES, RunResult
+from sb3_pg.study.results import N_SHARES, RunResult, RunSettings
 from sb3_pg.study.statistics import (
     band,
     estimate,
@@ -33,7 +33,12 @@ def flat(seed: int, reached: float, **kwargs: Any) -> RunResult:
 
 def test_the_regret_is_to_the_best_fixed_lambda_as_a_share_of_the_range() -> None:
     reached = {"0": 10.0, "0.97": 30.0, "1": 20.0, "auto:0.97": 28.0, "hoof:0.97": 31.0}
-    found = regrets({name: [flat(s, r + s) for s in range(4)] for name, r in reached.items()}, ["0", "0.97", "1"])
+
+    def trained(name: str, level: float) -> list[RunResult]:
+        settings = RunSettings("vpg", "CartPole-v1", 1000, {"gae_lambda": name if ":" in name else float(name)})
+        return [flat(seed, level + seed, settings=settings) for seed in range(4)]
+
+    found = regrets({name: trained(name, level) for name, level in reached.items()}, ["0", "0.97", "1"])
     assert found is not None
     assert found.best == "0.97"
     shares = dict(zip(found.curves, found.regrets[:, 0], strict=True))
@@ -71,14 +76,38 @@ def test_the_best_lambda_is_chosen_anew_in_each_resample() -> None:
 
 def test_only_seeds_that_all_curves_have_been_through_count() -> None:
     nothing: list[float | None] = [None] * N_SHARES
-    found = regrets(
-        {"0": [flat(1, 1.0), result(2, returns=nothing), flat(3, 9.0, failure="diverged")],
-         "1": [flat(1, 2.0), flat(2, 100.0), flat(3, 100.0)]}, ["0", "1"],
-    )  # fmt: skip
+    found = regrets({"0": [flat(1, 1.0), result(2, returns=nothing)], "1": [flat(1, 2.0), flat(2, 100.0)]}, ["0", "1"])
     assert found is not None
     assert found.areas.tolist() == [[1.0], [2.0]]
     assert regrets({"0": [flat(1, 1.0)]}, ["0"]) is None
     assert regrets({"0": [flat(1, 1.0)], "1": [flat(2, 1.0)]}, ["0", "1"]) is None
+
+
+def test_a_rule_that_diverged_has_the_worst_area_and_not_none() -> None:
+    diverged = [flat(1, 40.0), *(flat(seed, 50.0, failure="NaN") for seed in (2, 3, 4))]
+    found = regrets(
+        {"0": [flat(seed, 10.0 + seed) for seed in range(1, 5)], "1": [flat(seed, 30.0) for seed in range(1, 5)],
+         "auto": diverged}, ["0", "1"],
+    )  # fmt: skip
+    assert found is not None
+    assert found.areas[2].tolist() == [40.0, 11.0, 11.0, 11.0]
+    assert found.regrets[2, 0] > 0.5
+
+
+def test_the_gain_of_a_rule_is_over_the_fixed_lambda_that_is_its_default_whatever_its_name() -> None:
+    def trained(gae_lambda: Any, reached: float) -> list[RunResult]:
+        settings = RunSettings("vpg", "CartPole-v1", 1000, {"gae_lambda": gae_lambda})
+        return [flat(seed, reached, settings=settings) for seed in (1, 2)]
+
+    found = regrets(
+        {"none": trained(0.0, 10.0), "near_one": trained(0.97, 30.0), "auto_1": trained("auto:0.97", 35.0),
+         "hoof": trained("hoof:0.5", 5.0), "lin": trained("lin_1_0.9", 5.0)}, ["none", "near_one"],
+    )  # fmt: skip
+    assert found is not None
+    assert {name: gain.tolist() for name, gain in found.gains.items()} == {"auto_1": [0.25] * 3}
+    alike = regrets({"0": trained(0.0, 10.0), "1": trained(1.0, 10.0), "a": trained("auto:1", 12.0)}, ["0", "1"])
+    assert alike is not None
+    assert alike.gains["a"].tolist() == [2.0] * 3
 
 
 def test_measures() -> None:
@@ -120,6 +149,9 @@ def test_the_band_is_the_interquartile_mean_of_each_share_with_its_bootstrap() -
     low, high = np.array([bootstrap_interval(column) for column in columns]).T
     assert found.low == pytest.approx(low, abs=1.0)
     assert found.high == pytest.approx(high, abs=1.0)
+    half = [*each[0].returns[:25], *[None] * 25]
+    stopped = result(9, returns=half, n_episodes=[2] * 25 + [0] * 25, failure="NaN in the weights")
+    assert band([stopped, each[1]]).each[0, 25:].tolist() == [min(map(float, [*half[:25], *each[1].returns]))] * 25  # type: ignore[arg-type]
     begun_late = band([each[0], result(returns=[None, *each[1].returns[1:]])])
     assert np.isnan(begun_late.middle[0])
     assert np.isfinite(begun_late.middle[1:]).all()

@@ -18,9 +18,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(algorithm: Any = VPG, n_actions: int = 0) -> StartingPoint:
+def start(algorithm: Any = VPG, n_actions: int = 0, block: dict[str, Any] | None = None) -> StartingPoint:
     prepare(())
-    return StartingPoint({}, n_actions, 8, algorithm)
+    return StartingPoint(block or {}, n_actions, 8, algorithm)
 
 
 def grid(tmp_path: Path, text: str, algorithm: Any = VPG) -> GridSpace:
@@ -38,6 +38,13 @@ def test_the_space_of_an_algorithm_is_rl_zoos(algo: str, n_actions: int) -> None
     theirs = HYPERPARAMS_SAMPLER[algo](FixedTrial(trial.params), n_actions, 8, {"using_her_replay_buffer": False})
     assert space.convert(trial.params) == theirs
     assert set(distributions_of(space)) == set(trial.params)
+
+
+@pytest.mark.parametrize("algo", ["vpg", "a2c_gae", "ppo_gae", "trpo_gae"])
+def test_with_gsde_no_rule_is_tried_that_refuses_it(algo: str) -> None:
+    with_sde, without = (ZooSpace(algo, start(n_actions=1, block={"use_sde": use_sde})) for use_sde in (True, False))
+    assert distributions_of(with_sde)["lambda_rule"].choices == ("constant", "explained_variance")
+    assert distributions_of(without)["lambda_rule"].choices == ("constant", "explained_variance", "auto")
 
 
 def test_an_algorithm_without_a_space_needs_a_grid() -> None:

@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_pg import VPG
-from sb3_pg.faults import TrainingError
+from sb3_pg.faults import TrainingError, WrongShapeError
 from sb3_pg.tune import training
 from sb3_pg.tune.blocks import BlockManager, merged, prepare, starting_point
 from sb3_pg.tune.errors import TuneError
@@ -138,6 +138,15 @@ def test_what_vpg_finds_while_training_is_divergence_too(monkeypatch: pytest.Mon
     result = train_seed(task())
     assert (result.stopped, result.curve) == ("diverged", ())
     assert "a loss is nan at update 3" in result.why
+
+
+def test_a_wrong_shape_is_a_mistake_and_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistake(_: Any) -> None:
+        raise WrongShapeError("an estimator gave shape (3,)")
+
+    monkeypatch.setattr(VPG, "train", mistake)
+    with pytest.raises(WrongShapeError, match="shape"):
+        train_seed(task())
 
 
 def test_any_other_exception_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,3 +273,19 @@ def test_a_host_with_our_lambda_is_optimized(tmp_path: Path, monkeypatch: pytest
     read, _ = manager("a2c_gae", storage="study.log", study_name="s", trial_id=0).read_hyperparameters()
     assert read["ent_coef"] != 0.0, "from the trial"
     assert read["n_timesteps"] == 5e5, "from the host's file"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_block_with_gsde_is_optimized_without_the_rule_that_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ("-params", "n_envs:2", "use_sde:True", "normalize:False")
+    train_here(
+        monkeypatch, "vpg", "--env", "Pendulum-v1", "-optimize", "-n", "64", "--n-trials", "1", "--eval-episodes", "1",
+        "--no-optim-plots", "--storage", "./study.log", "--study-name", "s", *small,
+    )  # fmt: skip
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend("study.log"))
+    (trial,) = optuna.load_study(study_name="s", storage=storage).trials
+    assert trial.state == optuna.trial.TrialState.COMPLETE
+    assert trial.distributions["lambda_rule"].choices == ("constant", "explained_variance")
