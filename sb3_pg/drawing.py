@@ -72,16 +72,17 @@ def new_figure(size: tuple[float, float], layout: Any = None) -> Figure:
     return Figure(figsize=size, layout=layout)
 
 
-def to_png(figure: Figure, dpi: int = 100, n_colors: int | None = None) -> bytes:
+def to_png(figure: Figure, dpi: int = 100, n_colors: int | None = None, tight: bool = False) -> bytes:
     """
     A figure's bytes.
 
     :param figure: the figure
     :param dpi: points an inch
     :param n_colors: of a palette, which takes a third of the size; None for all
+    :param tight: cut or widen the figure to what is drawn, for figures that others have laid out
     """
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi)
+    figure.savefig(stream, format="png", dpi=dpi, bbox_inches="tight" if tight else None)
     if n_colors is None:
         return stream.getvalue()
     from PIL import Image

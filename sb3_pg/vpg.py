@@ -57,11 +57,12 @@ class VPG(SavingMixin):
     .. math:: \hat g = \frac{1}{N} \sum_t \Psi_t\, \nabla_\theta \log \pi_\theta(a_t | s_t)
 
     one step of the actor's optimizer, some of the critic's. ``estimator``, ``gae_lambda`` and ``baseline`` say what
-    Psi is. Takes what SB3's A2C takes, with A2C's meanings; with ``joint_optimizer=True`` it is A2C.
+    Psi is. Takes what SB3's A2C takes, with A2C's meanings; with A2C's settings it is A2C, weight for weight
+    (docs/algorithms.md, "Differences to A2C").
 
     Papers: Williams 1992 (REINFORCE); Sutton et al. 2000 (policy gradient theorem); Schulman et al. 2016
-    (arXiv:1506.02438, GAE). The defaults come from a search on classic control, Box2D and MuJoCo tasks
-    (docs/algorithms.md).
+    (arXiv:1506.02438, GAE). The defaults come from a few runs on classic control, Box2D and MuJoCo tasks, one to four
+    seeds each (docs/algorithms.md).
 
     Wherever a *schedule* is accepted: a float, a callable of the progress remaining (1 at the start, 0 at the end),
     or a string as in RL Zoo's files, ``"lin_0.01"`` (to 0) or ``"lin_0.99_0.9"`` (from, to).

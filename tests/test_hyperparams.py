@@ -52,7 +52,7 @@ REQUIRED = [
     "Walker2d-v5", "Ant-v5", "Humanoid-v4", "Humanoid-v5", "LineWorld-v0", "CartPoleSwingUp-v0",
 ]
 # fmt: on
-PROVENANCE = re.compile(r"untuned|prototype runs, [A-Z]\d|CS285|CS440|A2C post")
+PROVENANCE = re.compile(r"untuned|prototype runs|CS285|CS440|A2C post")
 
 
 # REINFORCE takes VPG's arguments, most of them as **kwargs.
@@ -140,7 +140,7 @@ def test_every_block_says_where_its_numbers_come_from(name: str, block: str) -> 
     _, found, provenance = comment_above(RAW[name], block).partition("Provenance: ")
     assert found, f"no '# Provenance:' line above {block} in {name}.yml"
     assert PROVENANCE.search(provenance)
-    if re.match(r"prototype runs, \w\d[:,]", provenance):
+    if provenance.startswith("prototype runs"):
         assert re.search(r"\d[kM] steps, .*\bseed", provenance)
 
 

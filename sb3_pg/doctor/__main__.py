@@ -30,12 +30,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--algo", help="algorithm of the run")
     parser.add_argument("--env", help="environment of the run")
-    parser.add_argument("-f", "--folder", default="logs", help="RL Zoo's log folder")
+    parser.add_argument("-f", "--folder", default="logs", help="RL Zoo's log folder (%(default)s)")
     parser.add_argument("--exp-id", type=int, default=0, help="number of the run (0: the latest, -1: no folder for it)")
     parser.add_argument("--load-best", action="store_true", help="the best model of the run's evaluations")
     parser.add_argument("--load-checkpoint", type=int, help="the checkpoint after this many steps")
     parser.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")
-    parser.add_argument("--n-batches", type=int, default=40, help="batches' worth of steps to play, at least")
+    parser.add_argument(
+        "--n-batches", type=int, default=40, help="batches' worth of steps to play (%(default)s)"
+    )
     parser.add_argument("--n-envs", type=int, help="environments to play in (as many as in training)")
     parser.add_argument("--gae-lambda", type=float, help="lambda to judge, instead of the model's")
     parser.add_argument("--last-layer", action="store_true", help="gradients of the last layer: less memory")
@@ -45,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gym-packages", nargs="+", default=[], help="modules that register environments")
     parser.add_argument("--env-kwargs", nargs="+", default=[], metavar="KEY:VALUE", help="for the environment")
     parser.add_argument("--rollout", type=Path, help="an .npz file with arrays of any implementation, instead of a run")
-    parser.add_argument("-o", "--output", type=Path, help="folder for the page")
+    parser.add_argument("-o", "--output", type=Path, help="folder for the page (doctor in the run's folder)")
     return parser
 
 

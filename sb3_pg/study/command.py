@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sb3_pg.launch import Backend, InThisProcess, LocalProcesses, RayCluster
+from sb3_pg.launch import backend_for
 from sb3_pg.study.plan import Study, read_study
-from sb3_pg.study.reading import StudyError, suggestion
+from sb3_pg.study.reading import StudyError
 from sb3_pg.study.report import write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
+from sb3_pg.tune.errors import suggestion
 
 STUDIES = Path("zoo_scripts", "studies")
 
@@ -88,15 +89,7 @@ def paths_of(name: str) -> list[Path]:
         return [Path(name)]
     if not known:
         raise StudyError(f"there is no file {name!r}, and no {STUDIES} here: give the path of a YAML file")
-    raise StudyError(f"there is no study {name!r}.{suggestion(name, {*known, 'all'})}")
-
-
-def backend_of(args: argparse.Namespace) -> Backend:
-    """What trains: the processes or the cluster that a command asks for."""
-    if args.ray:
-        return RayCluster(args.ray)
-    workers = 1 if args.workers is None else args.workers
-    return LocalProcesses(workers) if workers else InThisProcess()
+    raise StudyError(f"there is no study {name!r}{suggestion(name, {*known, 'all'})}")
 
 
 def reproduce(study: Study, args: argparse.Namespace) -> None:
@@ -117,7 +110,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     if tasks:
         check(study, tasks)
         try:
-            with backend_of(args) as backend:
+            with backend_for(args.workers, args.ray) as backend:
                 run_study(study, results, tasks, folder, backend, console)
         except (ConnectionError, ImportError) as error:
             raise StudyError(str(error)) from error

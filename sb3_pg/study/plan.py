@@ -15,10 +15,11 @@ from typing import Any
 
 from rl_zoo3.utils import ALGOS
 
-from sb3_pg.study.reading import Document, Section, StudyError, read_document, suggestion
+from sb3_pg.study.reading import Document, Section, StudyError, read_document
 from sb3_pg.study.results import RunSettings, file_name
 from sb3_pg.study.training import RunTask
 from sb3_pg.tune.blocks import BlockManager, merged, prepare, registered_envs, silence
+from sb3_pg.tune.errors import suggestion
 from sb3_pg.tune.experiment import Block, Experiment
 
 OF_A_CURVE = ("algo", "block", "env_kwargs", "envs", "full_timesteps", "hyperparams", "n_timesteps", "seeds")
@@ -446,7 +447,7 @@ def _names(section: Section, key: str, known: Iterable[str]) -> tuple[str, ...]:
 
 def _check_measure(section: Section, measure: Any) -> str:
     if not isinstance(measure, str) or not _MEASURE.fullmatch(measure):
-        raise section.error("measure", f"measure {measure!r} is not known. Accepted: {', '.join(MEASURES)}")
+        raise section.error("measure", f"measure {measure!r} is not known. Accepted are {', '.join(MEASURES)}")
     return measure
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from sb3_pg.tune.errors import suggestion
 
 Place = tuple[str | int, ...]
 """Keys and positions that lead from the top of a document to a value in it."""
@@ -169,13 +170,6 @@ class Section:
         if value not in accepted:
             raise self.error(key, f"{key} {value!r} is not known{suggestion(value, accepted)}")
         return value
-
-
-def suggestion(name: str, accepted: Collection[str]) -> str:
-    """What to write instead of a name, as the rest of a sentence."""
-    close = get_close_matches(name, sorted(accepted), n=1, cutoff=0.5)
-    advice = f"; did you mean {close[0]!r}?" if close else ""
-    return advice + ("" if len(accepted) > 40 else f" Accepted: {', '.join(sorted(accepted))}")
 
 
 def _name(place: Place) -> str:

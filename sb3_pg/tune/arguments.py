@@ -15,6 +15,9 @@ from sb3_pg.tune.pruning import CURVE_PRUNERS, default_p_threshold
 from sb3_pg.tune.scores import OBJECTIVES
 from sb3_pg.tune.search import SAMPLERS, Rules
 
+DESCRIPTION = """
+Search hyperparameters over several seeds, confirm the best on fresh seeds, and write a report and a block for -conf.
+"""
 EPILOG = """
 The study goes on when the same command is given again, also after it was killed. --n-trials is then the number of
 trials of the whole study. Every worker has one thread of torch and BLAS.
@@ -23,7 +26,7 @@ trials of the whole study. Every worker has one thread of torch and BLAS.
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser; what only makes sense together is checked by :func:`parse`."""
-    result = argparse.ArgumentParser("python -m sb3_pg.tune", description=__doc__, epilog=EPILOG)
+    result = argparse.ArgumentParser("python -m sb3_pg.tune", description=DESCRIPTION, epilog=EPILOG)
     _add_training(result.add_argument_group("training (as in RL Zoo)"))
     _add_search(result.add_argument_group("search"))
     _add_place(result.add_argument_group("where it runs, and where it is kept"))
@@ -39,7 +42,7 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--eval-episodes", type=int, default=5, help="episodes of an evaluation (%(default)s)")
     group.add_argument("--n-eval-envs", type=int, default=5, help="environments that play them (%(default)s)")
     group.add_argument("--n-evaluations", type=int, default=10, help="evaluations of a training (%(default)s)")
-    group.add_argument("--vec-env", choices=("dummy", "subproc"), default="dummy", help="(%(default)s)")
+    group.add_argument("--vec-env", choices=("dummy", "subproc"), default="dummy", help="kind of VecEnv (%(default)s)")
     group.add_argument("--device", default="auto", help="torch device (%(default)s)")
     group.add_argument("--gym-packages", nargs="+", default=[], help="modules that register environments")
     group.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
@@ -59,7 +62,7 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         help="of a seed: mean of the last evaluations, or of all (area under the curve) (%(default)s)",
     )  # fmt: skip
     group.add_argument("--last-k", type=int, default=default.last_k, help="the last evaluations (%(default)s)")
-    group.add_argument("--sampler", choices=SAMPLERS, help="(tpe, or grid with --grid)")
+    group.add_argument("--sampler", choices=SAMPLERS, help="how hyperparameters are drawn (tpe, or grid with --grid)")
     group.add_argument("--grid", help="YAML file with values of hyperparameters, instead of RL Zoo's search space")
     group.add_argument(
         "--n-startup-trials", type=int, default=default.n_startup_trials,
@@ -87,7 +90,7 @@ def _add_place(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--ray-gpus", type=float, default=0, help="GPUs of a training (%(default)s)")
     group.add_argument("--ray-memory", type=float, metavar="GB", help="memory of a training")
     group.add_argument("-f", "--log-folder", default="logs", help="results go to tune/STUDY in there (%(default)s)")
-    group.add_argument("--study-name", help="(ALGO_ENV)")
+    group.add_argument("--study-name", help="name of the study (ALGO_ENV)")
     group.add_argument(
         "--storage", help="journal file, URL of a database, or grpc://host:port (study.log in the results' folder)"
     )

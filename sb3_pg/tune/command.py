@@ -18,7 +18,8 @@ from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from sb3_pg.launch import Backend, InThisProcess, LocalProcesses, RayCluster
+from sb3_pg.launch import backend_for
+from sb3_pg.pages import write_whole
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.blocks import starting_point
 from sb3_pg.tune.errors import TuneError
@@ -166,15 +167,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
     )
 
 
-def backend_of(args: argparse.Namespace) -> Backend:
-    """What trains: the processes or the cluster that a command asks for."""
-    if args.ray is not None:
-        memory = None if args.ray_memory is None else args.ray_memory * 1e9
-        return RayCluster(args.ray, args.ray_cpus, args.ray_gpus, memory)
-    workers = 1 if args.workers is None else args.workers
-    return LocalProcesses(workers) if workers else InThisProcess()
-
-
 def run(plan: Plan, args: argparse.Namespace) -> int:
     """
     Carry out a plan.
@@ -186,7 +178,8 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     signature_of(plan.space)  # fails if there is nothing to search
     with ExitStack() as stack:
         storage = open_storage(plan.storage)
-        backend = backend_of(args)
+        memory = None if args.ray_memory is None else args.ray_memory * 1e9
+        backend = backend_for(args.workers, args.ray, args.ray_cpus, args.ray_gpus, memory)
         try:
             stack.enter_context(backend)
         except (ConnectionError, ImportError) as error:
@@ -235,7 +228,7 @@ def finish(plan: Plan, record: StudyRecord, standings: Sequence[Standing]) -> in
     if standings:
         today = datetime.date.today()
         winner = winner_file(record, plan.experiment, plan.rules, standings, today)
-        (plan.folder / "winner.yml").write_text(winner)
+        write_whole(plan.folder / "winner.yml", winner)
     page = write_report(record, plan.experiment, plan.rules, standings, winner, plan.folder)
     for rank, standing in enumerate(standings, 1):
         low, high = standing.interval

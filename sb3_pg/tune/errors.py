@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+N_LISTED = 40
+"""Names that are listed in a message; with more of them the closest one has to do."""
+
 
 class TuneError(Exception):
     """Ends the command with its message instead of a traceback."""
@@ -18,9 +21,17 @@ def unknown(what: str, name: str, known: Iterable[str]) -> TuneError:
     :param name: the name that was given
     :param known: the names that exist
     """
+    return TuneError(f"{what} {name!r} is not known{suggestion(name, known)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """
+    What to write instead of a name, as the rest of a sentence.
+
+    :param name: the name that was given
+    :param known: the names that exist
+    """
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.4)
-    many = len(known) > 30
-    advice = f"; did you mean {close[0]}?" if close else ""
-    accepted = "" if many else f" Accepted are {', '.join(known)}"
-    return TuneError(f"{what} {name!r} is not known{advice}{accepted}")
+    advice = f"; did you mean {close[0]!r}?" if close else "."
+    return advice + ("" if len(known) > N_LISTED else f" Accepted are {', '.join(known)}")

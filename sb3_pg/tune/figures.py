@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -13,9 +13,14 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
+from sb3_pg.drawing import BLUE, GREY, look, new_figure, shorten_ticks, style, to_png
+from sb3_pg.pages import write_whole
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Rules, best_trials
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 N_CURVES = 5
 
@@ -34,11 +39,7 @@ def draw_all(record: StudyRecord, experiment: Experiment, rules: Rules, folder: 
     :param folder: where the files go
     :return: for each figure's name why it could not be drawn; empty if it was
     """
-    matplotlib.use("Agg")  # there may be no screen
-    from matplotlib import pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
-    drawings: dict[str, Callable[[], None]] = {
+    drawings: dict[str, Callable[[], Figure]] = {
         "history": lambda: _optuna_figure(record, "plot_optimization_history"),
         "importances": lambda: _importances(record),
         "parallel_coordinates": lambda: _parallel_coordinates(record),
@@ -47,16 +48,15 @@ def draw_all(record: StudyRecord, experiment: Experiment, rules: Rules, folder: 
     }
     problems = {}
     for name, draw in drawings.items():
+        path = folder / f"{name}.png"
         try:
-            with warnings.catch_warnings(), plt.rc_context():  # Optuna sets a style of its own for good
+            with warnings.catch_warnings(), style():
                 warnings.simplefilter("ignore")  # layouts and experimental functions, nothing about the numbers
-                draw()
-                plt.gcf().savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+                write_whole(path, to_png(draw(), 110, tight=True))
             problems[name] = ""
         except (NothingToDrawError, ValueError, RuntimeError, ImportError) as error:
-            (folder / f"{name}.png").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             problems[name] = str(error)
-        plt.close("all")
     return problems
 
 
@@ -67,41 +67,52 @@ def _complete(record: StudyRecord, at_least: int) -> list[FrozenTrial]:
     return trials
 
 
-def _optuna_figure(record: StudyRecord, function: str, **kwargs: Any) -> None:
+def _optuna_figure(record: StudyRecord, function: str, **kwargs: Any) -> Figure:
+    """Optuna draws with pyplot, and sets a style of its own, which the caller's context takes back."""
     _complete(record, 2)
-    getattr(optuna.visualization.matplotlib, function)(record.study, **kwargs)
+    matplotlib.use("Agg")  # there may be no screen
+    from matplotlib import pyplot as plt
+
+    try:
+        getattr(optuna.visualization.matplotlib, function)(record.study, **kwargs)
+        return plt.gcf()
+    finally:
+        plt.close()
 
 
-def _importances(record: StudyRecord) -> None:
+def _importances(record: StudyRecord) -> Figure:
     if len({trial.value for trial in _complete(record, 4)}) == 1:
         raise NothingToDrawError("all complete trials have the same value")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         # Needs neither scikit-learn nor many trials, and asks what sets the best trials apart
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    _optuna_figure(record, "plot_param_importances", evaluator=evaluator)
+    return _optuna_figure(record, "plot_param_importances", evaluator=evaluator)
 
 
-def _parallel_coordinates(record: StudyRecord) -> None:
-    from matplotlib import pyplot as plt
+def _parallel_coordinates(record: StudyRecord) -> Figure:
+    figure = _optuna_figure(record, "plot_parallel_coordinate")
+    figure.set_size_inches(15, 5.5)
+    for label in figure.axes[0].get_xticklabels():
+        label.set(ha="left", rotation_mode="anchor")  # begin at their axis
+    return figure
 
-    _optuna_figure(record, "plot_parallel_coordinate")
-    plt.gcf().set_size_inches(15, 5.5)
-    plt.setp(plt.gcf().axes[0].get_xticklabels(), ha="left", rotation_mode="anchor")  # begin at their axis
 
-
-def _learning_curves(record: StudyRecord, experiment: Experiment) -> None:
-    from matplotlib import pyplot as plt
-
+def _learning_curves(record: StudyRecord, experiment: Experiment) -> Figure:
     _complete(record, 1)
-    _, axes = plt.subplots(figsize=(7, 4.5))
+    figure = new_figure((7, 4.5))
+    axes = figure.subplots()
     steps = experiment.n_timesteps * np.arange(1, experiment.n_evaluations + 1) / experiment.n_evaluations
-    for trial in best_trials(record.trials, N_CURVES):
+    for number, trial in enumerate(best_trials(record.trials, N_CURVES)):
+        of = look(number)
         curves = np.array([result.curve for result in record.results(trial.number)])
-        (line,) = axes.plot(steps, curves.mean(axis=0), label=f"trial {trial.number}: {trial.value:.6g}")
-        axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), alpha=0.15, color=line.get_color())
+        label = f"trial {trial.number}: {trial.value:.6g}"
+        axes.plot(steps, curves.mean(axis=0), color=of.color, ls=of.dash, label=label)
+        axes.fill_between(steps, curves.min(axis=0), curves.max(axis=0), alpha=0.15, lw=0, color=of.color)
     axes.set(xlabel="environment steps", ylabel="mean return of an evaluation", title="Mean and range over seeds")
+    shorten_ticks(axes)
     axes.legend()
+    return figure
 
 
 def gae_lambda_of(trial: FrozenTrial) -> float | None:
@@ -112,9 +123,7 @@ def gae_lambda_of(trial: FrozenTrial) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _lambda_against_score(record: StudyRecord, rules: Rules) -> None:
-    from matplotlib import pyplot as plt
-
+def _lambda_against_score(record: StudyRecord, rules: Rules) -> Figure:
     points: list[tuple[float, list[float], bool]] = []
     for trial in record.trials:
         gae_lambda = gae_lambda_of(trial)
@@ -123,20 +132,22 @@ def _lambda_against_score(record: StudyRecord, rules: Rules) -> None:
             points.append((gae_lambda, scores, trial.state is TrialState.COMPLETE))
     if not points:
         raise NothingToDrawError("gae_lambda was not searched with a number")
-    _, axes = plt.subplots(figsize=(7, 4.5))
-    for complete, label, style in ((True, "complete", "C0"), (False, "pruned: the seeds it had", "0.6")):
+    figure = new_figure((7, 4.5))
+    axes = figure.subplots()
+    for complete, label, color in ((True, "complete", BLUE), (False, "pruned: the seeds it had", GREY)):
         chosen = [
             (horizon(gae_lambda), scores) for gae_lambda, scores, is_complete in points if is_complete == complete
         ]
         for number, (x, scores) in enumerate(chosen):
-            axes.plot([x] * len(scores), scores, ".", color=style, alpha=0.35)
-            axes.plot(x, np.mean(scores), "o", color=style, label=label if number == 0 else None)
+            axes.plot([x] * len(scores), scores, ".", color=color, alpha=0.35)
+            axes.plot(x, np.mean(scores), "o", color=color, label=label if number == 0 else None)
     axes.set_xscale("log")
     ticks = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
     axes.set_xticks([horizon(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="gae_lambda (uniform in the logarithm of the horizon 1/(1 - lambda))", ylabel="score of a seed")
     axes.legend()
+    return figure
 
 
 def horizon(gae_lambda: float) -> float:

@@ -230,9 +230,9 @@ def test_a_grid_is_searched_and_divergence_is_said(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--algo", "vgp"], "--algo 'vgp' is not known; did you mean vpg? Accepted are a2c, "),
+        (["--algo", "vgp"], "--algo 'vgp' is not known; did you mean 'vpg'? Accepted are a2c, "),
         (["--algo", "sac"], "--algo sac is not on-policy"),
-        (["--env", "CartPole-v11"], "--env 'CartPole-v11' is not known; did you mean CartPole-v1?"),
+        (["--env", "CartPole-v11"], "--env 'CartPole-v11' is not known; did you mean 'CartPole-v1'?"),
         (["--n-seeds", "0"], "--n-seeds must be at least 1, not 0"),
         (["--n-trials", "0"], "--n-trials must be at least 1, not 0"),
         (["--seeds", "1", "1"], "--seeds must be different"),

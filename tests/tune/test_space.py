@@ -79,7 +79,7 @@ def test_grids_may_have_schedules_none_and_settings_of_the_zoo(tmp_path: Path) -
         ("", "no space to search"),
         ("{}", "no space to search"),
         ("[1, 2]", "must map hyperparameters"),
-        ("gae_lamda: [0.9]", "'gae_lamda' is not known; did you mean gae_lambda?"),
+        ("gae_lamda: [0.9]", "'gae_lamda' is not known; did you mean 'gae_lambda'?"),
         ("n_timesteps: [100]", "'n_timesteps' is not known"),
         ("gamma: 0.9", "gamma must have a list"),
         ("gamma: []", "gamma must have a list"),
