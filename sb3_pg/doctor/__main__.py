@@ -35,9 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--load-best", action="store_true", help="the best model of the run's evaluations")
     parser.add_argument("--load-checkpoint", type=int, help="the checkpoint after this many steps")
     parser.add_argument("--load-last-checkpoint", action="store_true", help="the last checkpoint")
-    parser.add_argument(
-        "--n-batches", type=int, default=40, help="batches' worth of steps to play (%(default)s)"
-    )
+    parser.add_argument("--n-batches", type=int, default=40, help="batches' worth of steps to play (%(default)s)")
     parser.add_argument("--n-envs", type=int, help="environments to play in (as many as in training)")
     parser.add_argument("--gae-lambda", type=float, help="lambda to judge, instead of the model's")
     parser.add_argument("--last-layer", action="store_true", help="gradients of the last layer: less memory")

@@ -373,6 +373,7 @@ def _walks(plan: FigurePlan, study: Study, logs: Path) -> Figure:
         label = textwrap.fill(study.curve(name).label, 24)
         axes.set_title(f"{label}\n{share:.0%} end on the target", fontsize=9, fontweight="normal")
         axes.axhline(0, color="#222222", lw=0.9)
+        axes.locator_params(axis="x", integer=True)
     panels[0].set_ylabel("cells from the target")
     figure.supxlabel("step", fontsize=10)
     return figure
