@@ -177,22 +177,27 @@ def _bar(verdict: Verdict) -> str:
 
 
 def _numbers(study: Study, results: Results) -> Page:
-    heading = ("curve", "steps", "seeds", "last tenth of the steps", "whole training", "final policy", "seconds")
+    headings = {"final": "last tenth of the steps", "area": "whole training", "evaluation": "final policy"}
     for env in study.envs:
+        curves = [curve for curve in study.curves if env in curve.envs and results.of(env, curve.name)]
+        # An evaluation of some of the seeds would stand beside returns of all
+        evaluated = {
+            curve.name for curve in curves if all(one.evaluation or one.failure for one in results.of(env, curve.name))
+        }
+        measures = [each for each in headings if each != "evaluation" or evaluated]
         rows = []
-        for curve in study.curves:
+        for curve in curves:
             found = results.of(env, curve.name)
-            if env not in curve.envs or not found:
-                continue
-            # An evaluation of some of the seeds would stand beside returns of all
-            evaluated = all(result.evaluation or result.failure for result in found)
-            measures = ("final", "area", *(["evaluation"] if evaluated else []))
-            columns = [_score(study, results, env, curve.name, each) for each in measures] + [""] * (not evaluated)
+            columns = [
+                _score(study, results, env, curve.name, each) if each != "evaluation" or curve.name in evaluated else ""
+                for each in measures
+            ]
             seconds = f"{np.mean([result.seconds[-1] for result in found]):.0f}"
             rows.append((curve.label, f"{curve.n_timesteps[env]:,}", str(len(found)), *columns, seconds))
         if rows:
             yield Heading(env, 3)
-            yield Table(heading, tuple(rows))
+            named = (headings[each] for each in measures)
+            yield Table(("curve", "steps", "seeds", *named, "seconds"), tuple(rows))
 
 
 def _score(study: Study, results: Results, env: str, curve: str, measure: str) -> str:
