@@ -33,10 +33,10 @@ import torch as th
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
-from tables import put_between_marks, write_whole
 from tqdm import tqdm
 
 from sb3_pg import VPG
+from sb3_pg.pages import put_between_marks, write_whole
 from sb3_pg.rollout.vec_env import LeanVecEnv, VectorEnvAdapter
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, trim_mean
-from tables import put_between_marks, write_whole
 from tqdm import tqdm
+
+from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "learning"
@@ -88,23 +89,14 @@ def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int
     return {seed: known[seed] for seed in seeds}
 
 
-def interquartile_mean(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Mean of the middle half."""
-    return np.asarray(trim_mean(values, 0.25, axis=axis))
-
-
 def row(case: Case, results: dict[int, float]) -> str:
     """One line of the table."""
-    values = np.array(list(results.values()))
-    mean = float(interquartile_mean(values))
-    low = high = mean
-    if len(set(values)) > 1:
-        interval = bootstrap((values,), interquartile_mean, rng=np.random.default_rng(0)).confidence_interval
-        low, high = interval.low, interval.high
+    values = list(results.values())
+    mean, (low, high) = interquartile_mean(values), bootstrap_interval(values)
     digits = 3 if case.bar < 1 else 1
     return (
         f"| {case.algo} | {case.env} | {case.n_timesteps:,} | {case.measure} | {mean:.{digits}f} "
-        f"| {low:.{digits}f} to {high:.{digits}f} | {values.min():.{digits}f} | {len(values)} | {case.bar:g} |"
+        f"| {low:.{digits}f} to {high:.{digits}f} | {min(values):.{digits}f} | {len(values)} | {case.bar:g} |"
     )
 
 

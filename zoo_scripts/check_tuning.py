@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import optuna
 import yaml
-from tables import put_between_marks, write_whole
 
 from sb3_pg.launch import LocalProcesses, Outcome, run_all
+from sb3_pg.pages import put_between_marks, write_whole
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.command import Plan, plan_of
 from sb3_pg.tune.experiment import Block, SeedResult, SeedTask

@@ -27,12 +27,12 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import unwrap_vec_normalize
-from tables import put_between_marks
 from tqdm import tqdm
 
 from sb3_pg.doctor.advice import recommended_lambda
 from sb3_pg.doctor.diagnosis import diagnose
 from sb3_pg.doctor.experience import describe_training, gather
+from sb3_pg.pages import put_between_marks
 from sb3_pg.study.results import RunResult, RunSettings, path_of, read_results
 from sb3_pg.tune.blocks import BlockManager, prepare, silence
 from sb3_pg.tune.experiment import Experiment

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.env_util import make_vec_env
-from tables import put_between_marks
 from tqdm import tqdm
 
 from sb3_pg import VPG
 from sb3_pg.gradient.callbacks import batch_statistics, read_batch
+from sb3_pg.pages import put_between_marks
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 N_ENVS, N_STEPS = 8, 256

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lambda_problems import CRITICS, GRID, HELD_OUT, cell, cosines, products, run
-from tables import put_between_marks
 from tqdm import tqdm
 
 from sb3_pg.advantage.gae_lambda import GradientAgreement, GradientProducts
 from sb3_pg.gradient.statistics import moments
+from sb3_pg.pages import put_between_marks
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES, DEFAULTS, N_SEEDS, N_UPDATES = (4, 16, 64), (0.97, 0.8, 1.0), 6, 41

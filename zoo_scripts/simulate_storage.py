@@ -31,9 +31,9 @@ import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from storage_servers import IN_MEMORY, NotInstalledError, grpc_proxy, postgresql
-from tables import put_between_marks
 
 from sb3_pg.launch import InThisProcess
+from sb3_pg.pages import put_between_marks
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Listener, Rules, Search

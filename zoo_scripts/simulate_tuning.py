@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
-from tables import put_between_marks, write_whole
 
 from sb3_pg.launch import InThisProcess, LocalProcesses, Outcome, run_all
+from sb3_pg.pages import put_between_marks, write_whole
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.final import candidates_of, ranking, run_finals
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tables import put_between_marks, write_whole
 from tqdm import tqdm
+
+from sb3_pg.pages import put_between_marks, write_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -37,12 +37,12 @@ from gradient_checks import (
     total_variance,
     true_gradient,
 )
-from tables import put_between_marks
 from tqdm import tqdm
 
 from sb3_pg.exact.expectation import expected_episodes
 from sb3_pg.exact.mdp import solve
 from sb3_pg.exact.sampling import Measurement
+from sb3_pg.pages import put_between_marks
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "correctness.md"
 
