@@ -43,12 +43,20 @@ def value_loss(values: th.Tensor, returns: th.Tensor) -> th.Tensor:
     r"""Mean squared error of the critic.
 
     .. math:: L = \frac{1}{N} \sum_t (V_\phi(s_t) - G_t)^2
+
+    Source: Schulman et al. 2016, section 5, arXiv:1506.02438.
     """
     return mse_loss(returns, values)
 
 
 def entropy_loss(entropy: th.Tensor | None, log_probs: th.Tensor) -> th.Tensor:
-    """Negative mean entropy; from the samples' log-probabilities where the distribution has no closed form."""
+    r"""Negative mean entropy of the policy, in nats.
+
+    .. math:: L = -\frac{1}{N} \sum_t H(\pi_\theta(\cdot | s_t))
+
+    Where the distribution has no closed form, :math:`\frac{1}{N}\sum_t \log\pi_\theta(a_t|s_t)`, as SB3 has it.
+    Source: Williams and Peng 1991; Mnih et al. 2016, section 4, arXiv:1602.01783.
+    """
     return -th.mean(-log_probs) if entropy is None else -th.mean(entropy)
 
 

@@ -26,7 +26,9 @@ def no_baseline(returns: Array, trajectories: Trajectories) -> Array:  # noqa: A
 def mean(returns: Array, trajectories: Trajectories) -> Array:
     r"""Mean of the returns of all steps in the batch.
 
-    A step's own return is in the mean, which shrinks the gradient by the order of 1/N.
+    .. math:: b = \frac{1}{N} \sum_j \sum_{t < T_j} G_t^j
+
+    The average reward of a bandit's baseline (Sutton and Barto 2018, sec. 2.8), over a batch. A step's own return is in the mean, which shrinks the gradient by the order of 1/N.
     """
     return np.full((1, 1), returns[trajectories.valid].mean(), dtype=returns.dtype)
 
