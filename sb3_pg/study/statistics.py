@@ -277,8 +277,8 @@ def normalized(study: Study, results: Results, envs: Sequence[str], curves: Sequ
     :param results: of its trainings
     :param envs: those that every curve has been trained on
     :param curves: names
-    :return: for each curve shape ``(n_seeds, n_envs)``, with as many trainings as all its environments have; what stands
-        in a row need not have the same seed
+    :return: for each curve shape ``(n_seeds, n_envs)``, with as many trainings as all its environments have; a row
+        need not be of one seed
     """
     columns: dict[str, list[Array]] = {name: [] for name in curves}
     for env in envs:
