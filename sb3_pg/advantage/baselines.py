@@ -28,8 +28,8 @@ def mean(returns: Array, trajectories: Trajectories) -> Array:
 
     .. math:: b = \frac{1}{N} \sum_j \sum_{t < T_j} G_t^j
 
-    The average reward that a bandit's baseline is (Sutton and Barto 2018, sec. 2.8), over a batch. A step's own return is
-    in the mean, which shrinks the gradient by the order of 1/N.
+    The average reward that a bandit's baseline is (Sutton and Barto 2018, sec. 2.8), over a batch. A step's own return
+    is in the mean, which shrinks the gradient by the order of 1/N.
     """
     return np.full((1, 1), returns[trajectories.valid].mean(), dtype=returns.dtype)
 
