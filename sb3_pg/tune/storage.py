@@ -153,11 +153,11 @@ class Lease:
     def __enter__(self) -> Lease:
         other = self._record.get_attribute(DRIVER)
         if other and self._is_alive(other):
-            raise TuneError(
-                f"study {self._record.name!r} is being searched by process {other['pid']} on {other['host']}. More "
-                "workers are --workers or --ray of one command, not several commands; or use another --study-name"
-            )
+            raise self._refusal(other)
         self._write()
+        winner = self._record.get_attribute(DRIVER)  # of two that found it free at the same time
+        if winner and winner["id"] != self._me["id"]:
+            raise self._refusal(winner)
         self._thread.start()
         return self
 
@@ -180,6 +180,12 @@ class Lease:
             raise TuneError(
                 f"another process has begun to search study {self._record.name!r}; this one leaves it to it"
             )
+
+    def _refusal(self, other: dict[str, Any]) -> TuneError:
+        return TuneError(
+            f"study {self._record.name!r} is being searched by process {other['pid']} on {other['host']}. More "
+            "workers are --workers or --ray of one command, not several commands; or use another --study-name"
+        )
 
     def _is_alive(self, other: dict[str, Any]) -> bool:
         if other["host"] == self._me["host"]:

@@ -194,6 +194,21 @@ def test_the_lease_of_a_search_on_another_machine_lasts_while_it_beats(
         pass
 
 
+def test_of_two_that_find_a_lease_free_at_the_same_time_the_later_one_has_it(
+    record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = record.set_attribute
+
+    def overtaken(name: str, value: Any) -> None:
+        write(name, value)
+        write(name, owner(pid=4711))
+
+    monkeypatch.setattr(record, "set_attribute", overtaken)
+    with pytest.raises(TuneError, match="being searched by process 4711"), Lease(record):
+        pass
+    assert record.get_attribute(DRIVER)["id"] == "another"
+
+
 def test_a_lease_that_another_process_took_is_noticed(record: StudyRecord) -> None:
     with Lease(record, beat_seconds=0.02) as lease:
         lease.check()
