@@ -25,7 +25,7 @@ from sb3_pg.tune.experiment import Block, Experiment
 OF_A_CURVE = ("algo", "block", "env_kwargs", "envs", "full_timesteps", "hyperparams", "n_timesteps", "seeds")
 OF_A_STUDY = (
     "title", "question", "source", "notes", "seeds", "n_timesteps", "full_timesteps", "eval_episodes", "record",
-    "checkpoint_every", "defaults", "curves", "figures", "claims", "picture", "page", "put_into",
+    "checkpoint_every", "gym_packages", "defaults", "curves", "figures", "claims", "picture", "page", "put_into",
 )  # fmt: skip
 FIGURES: dict[str, tuple[str, ...]] = {
     "curves": ("y", "seeds", "share_y"),
@@ -146,6 +146,7 @@ class Study:
     page: str = ""
     put_into: tuple[str, ...] = ()
     tiny: bool = False
+    gym_packages: tuple[str, ...] = ()
     _blocks: dict[tuple[str, str], Block] = field(default_factory=dict, compare=False)
 
     @cached_property
@@ -192,9 +193,8 @@ class Study:
             for env in self.envs:
                 for curve in self.curves:
                     if env in curve.envs and index < len(curve.seeds):
-                        yield RunTask(
-                            curve.name, self.settings(curve, env), curve.seeds[index], self.eval_episodes, self.record
-                        )
+                        settings, seed = self.settings(curve, env), curve.seeds[index]
+                        yield RunTask(curve.name, settings, seed, self.eval_episodes, self.record, self.gym_packages)
 
     def pairs(self, wanted: Iterable[str] = ()) -> set[tuple[str, str]]:
         """
@@ -279,9 +279,13 @@ def read_study(
     :param eval_episodes: episodes of the evaluation at the end, instead of what the file says
     :raises StudyError: with the line that is wrong
     """
-    prepare(())
     document = read_document(path)
     top = Section(document, (), OF_A_STUDY)
+    gym_packages = top.texts("gym_packages")
+    try:
+        prepare(gym_packages)
+    except ImportError as error:
+        raise top.error("gym_packages", f"gym_packages: {error}") from error
     study_seeds = _seeds(top, (1, 2, 3, 4, 5))
     curves = tuple(
         replace(curve, seeds=tuple(range(1, seeds + 1)) if seeds else curve.seeds[:2] if tiny else curve.seeds)
@@ -311,6 +315,7 @@ def read_study(
         top.get("page", str, f"studies/{path.stem}.md"),
         top.texts("put_into"),
         tiny,
+        gym_packages,
     )
 
 

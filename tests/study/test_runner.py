@@ -11,11 +11,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from rich.console import Console
 from study.small_study import PLAN, result, results_of, study, write_plan
 
-from sb3_pg.launch import InThisProcess
+from sb3_pg.launch import InThisProcess, LocalProcesses
 from sb3_pg.study.plan import read_study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
@@ -67,6 +68,31 @@ def test_results_of_other_settings_are_counted_and_left_alone(tmp_path: Path) ->
     assert [task.seed for task in tasks] == [2]
     run_study(plan, results, tasks, tmp_path, InThisProcess(), console(), pretend)
     assert [one.settings for one in read_results(path)] == [other, settings, settings]
+
+
+def test_environments_of_another_package_are_trained_in_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=20)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = PLAN.replace("  env: CartPole-v1", "  env: Mine-v0\n  block: CartPole-v1").replace(
+        "env: CartPole-v1}", "env: Mine-v0}"
+    )
+    try:
+        plan = study(tmp_path, text.replace("seeds: 2", "seeds: 2\ngym_packages: my_envs"))
+        results = read_all(plan, tmp_path)
+        tasks = missing(plan, results, ["auto"])[:1]
+        check(plan, tasks)
+        with LocalProcesses(1) as backend:
+            run_study(plan, results, tasks, tmp_path, backend, console())
+    finally:
+        gym.registry.pop("Mine-v0", None)
+        sys.modules.pop("my_envs", None)
+    (found,) = results.of("Mine-v0", "auto")
+    assert max(length for length in found.lengths if length) <= 20
 
 
 def test_two_commands_do_not_train_one_study(tmp_path: Path) -> None:
