@@ -51,7 +51,7 @@ def run_scenarios(only: str) -> Results:
     }
     results: Results = {}
     for name, (kind, scenario) in tqdm(chosen.items(), unit="fault"):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a killed run may still write
             try:
                 results[name] = {"kind": kind, **scenario(Path(folder))._asdict()}
             except (Exception, KeyboardInterrupt):
@@ -62,7 +62,7 @@ def run_scenarios(only: str) -> Results:
 def run_kills(times: int, seed: int) -> list[dict[str, Any]]:
     """One run, killed and taken up again so many times."""
     moments = np.random.default_rng(seed).uniform(0.0, LONGEST_WAIT, times)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a killed run may still write
         return [faults.kill_once(Path(folder), float(moment))._asdict() for moment in tqdm(moments, unit="kill")]
 
 
