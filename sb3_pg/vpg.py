@@ -381,9 +381,13 @@ class VPG(SavingMixin):
         """A rule may have chosen a learning rate for this update beside lambda."""
         factor = self._lambda_rules.learning_rate_factor
         if factor != 1.0:
-            rate = factor * self.lr_schedule(self._current_progress_remaining)
+            rate = self._scaled_learning_rate(factor)
             update_learning_rate(self.policy.optimizer, rate)
             self.logger.record("train/learning_rate", rate)
+
+    def _scaled_learning_rate(self, factor: float) -> float:
+        """The schedule's, not the optimizer's, which has that of the update before and what a rule chose for it."""
+        return factor * self.lr_schedule(self._current_progress_remaining)
 
     def _train_jointly(self, samples: Samples) -> Stats:
         return self._descend(self.policy.optimizer, self._joint_losses, samples, self.batch_size, self.n_epochs)
@@ -539,9 +543,7 @@ class VPG(SavingMixin):
             loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
             self._step(self.policy.optimizer, loss)
 
-        # Not the optimizer's own, which is that of the update before, with what the rule chose for it
-        rate = factor * self.lr_schedule(self._current_progress_remaining)
-        return log_probs_after(self.policy, samples, rate, step)
+        return log_probs_after(self.policy, samples, self._scaled_learning_rate(factor), step)
 
     def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
         """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""

@@ -121,7 +121,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
             found, of = results.of(env, name), styles[name]
             shown = band(found, key)
             if not np.isfinite(shown.each).any():
-                raise NothingToDrawError(f"{key} was not recorded when {name} was trained on {env}, or never logged")
+                continue
             if plan.kind == "seconds":
                 x = np.mean([result.seconds for result in found], axis=0)
             else:
@@ -139,15 +139,20 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
         if key == "train/gae_lambda":
             axes.set_ylim(0, 1.02)
         shorten_ticks(axes)
+    if not lines:
+        raise NothingToDrawError(f"{key} was not recorded when its curves were trained, or never logged")
     what = "seconds of training (one thread)" if plan.kind == "seconds" else "environment steps"
     _label(figure, panels, what, NAMES.get(key, key))
-    # In the order of the plan, beside a single panel or above several
-    handles = [lines[name] for name in plan.curves if name in lines]
-    if len(panels) == 1 and len(handles) > 1:
+    _legend(figure, [lines[name] for name in plan.curves if name in lines], len(panels))
+    return figure  # type: ignore[no-any-return]
+
+
+def _legend(figure: Any, handles: list[Any], n_panels: int) -> None:
+    """Beside a single panel or above several; none for a single curve."""
+    if n_panels == 1 and len(handles) > 1:
         figure.legend(handles=handles, loc="outside right upper", handlelength=2.4)
     elif len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), handlelength=2.4)
-    return figure  # type: ignore[no-any-return]
 
 
 def _label(figure: Any, panels: dict[str, Any], x: str, y: str) -> None:

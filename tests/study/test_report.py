@@ -83,6 +83,18 @@ def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:
     assert "profile: not drawn, since no environment has been trained with 3 seeds of all of its curves yet." in text
 
 
+def test_a_curve_without_numbers_leaves_the_figure_to_the_others(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    without = {key: each for key, each in results.found.items() if key[1] != "auto"}
+    at_once = result(1, returns=[None] * 50, n_episodes=[0] * 50, failure="NaN in the weights")
+    both = Results({**without, ("CartPole-v1", "auto"): {1: at_once}})
+    assert draw(plan.figures[0], plan, both) == draw(plan.figures[0], plan, Results(without))
+    unknown = replace(plan.figures[0], options={"y": "train/never"})
+    with pytest.raises(NothingToDrawError, match="train/never was not recorded"):
+        draw(unknown, plan, results)
+
+
 def test_nothing_trained_is_a_page_too(tmp_path: Path) -> None:
     text = write_report(study(tmp_path), Results(), tmp_path / "docs", tmp_path / "logs").read_text()
     assert "0 of 6 trainings are done." in text
