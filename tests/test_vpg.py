@@ -15,7 +15,6 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from sb3_pg import REINFORCE, VPG
-from sb3_pg.rollout import buffer as buffer_module
 
 SGD = dict(optimizer_class=th.optim.SGD)
 
@@ -231,7 +230,7 @@ def test_a_batch_that_is_too_large_for_one_pass_gives_the_same_update(
         )
 
     whole = updated()
-    monkeypatch.setattr(buffer_module, "PIECE_BYTES", 4 * 5 * (36 * 36 + 3 + 4))
+    monkeypatch.setattr("sb3_pg.rollout.observations.PIECE_BYTES", 4 * 5 * (36 * 36 + 3 + 4))
     for key, cut in updated().items():
         np.testing.assert_allclose(cut, whole[key], atol=1e-5, err_msg=key)
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import explained_variance
 
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Trajectories, gae, get_estimator, reward_to_go
@@ -25,7 +26,6 @@ from sb3_pg.gradient.statistics import (
     Estimate,
     Moments,
     TimeProfile,
-    explained_variance,
     explained_variance_by_time,
     jackknife,
     moments,
@@ -390,8 +390,8 @@ def examine_critic(experience: Experience, gamma: float, n_bins: int = 12) -> Cr
     spread = float(g.std())
     return Critic(
         calibration=_calibrate(v, g, td, episodes, n_bins),
-        explained_by_returns=explained_variance(g, v),
-        explained_by_targets=explained_variance(td, v),
+        explained_by_returns=explained_variance(v, g),
+        explained_by_targets=explained_variance(v, td),
         bias=float((v - g).mean()) / spread if spread > 0 else float("nan"),
         returns_profile=explained_variance_by_time(g, v, times),
         targets_profile=explained_variance_by_time(td, v, times),

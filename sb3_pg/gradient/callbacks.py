@@ -13,10 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.utils import explained_variance
 
 from sb3_pg.advantage.estimators import Array, standardize, times_in_episode
 from sb3_pg.gradient.per_episode import Blocks, block_gradients, split_episodes
-from sb3_pg.gradient.statistics import GradientStatistics, explained_variance, gradient_statistics
+from sb3_pg.gradient.statistics import GradientStatistics, gradient_statistics
 from sb3_pg.rollout.buffer import TrajectoryBuffer, samples_in_order
 from sb3_pg.threads import one_thread_if_small
 
@@ -188,5 +189,5 @@ class GradientStatisticsCallback(BaseCallback):
         late = batch.times > np.median(batch.times)
         for name, chosen in (("early", ~late), ("late", late)):
             if chosen.any():
-                explained = explained_variance(batch.returns[chosen], batch.values[chosen])
+                explained = explained_variance(batch.values[chosen], batch.returns[chosen])
                 self.logger.record(f"gradient/explained_variance_{name}", explained)

@@ -33,7 +33,7 @@ from torch import nn
 
 from sb3_pg.advantage.estimators import Array
 from sb3_pg.policies import evaluate_log_probs, overrides
-from sb3_pg.rollout.buffer import PIECE_BYTES
+from sb3_pg.rollout.observations import piece_slices, take_rows
 
 Blocks = NDArray[np.int64]
 
@@ -112,7 +112,7 @@ def _inputs_and_scores(policy: ActorCriticPolicy, observations: PyTorchObs, acti
     stock = not (why_no_output_layer(policy) or overrides(policy, *_METHODS))
     of_piece = _output_in_closed_form if stock else _output_by_autograd
     with _as_it_acts(policy):
-        parts = [of_piece(policy, *_rows(observations, actions, rows)) for rows in _pieces(observations)]
+        parts = [of_piece(policy, *_rows(observations, actions, rows)) for rows in piece_slices(observations)]
     inputs, deltas = zip(*parts, strict=True)
     return (inputs[0], deltas[0]) if len(parts) == 1 else (np.concatenate(inputs), np.concatenate(deltas))
 
@@ -221,7 +221,7 @@ def all_layers(policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.
             "gradients_by_autograd() takes any policy"
         )
     with _as_it_acts(policy):
-        parts = [_layers_of_piece(policy, *_rows(observations, actions, rows)) for rows in _pieces(observations)]
+        parts = [_layers_of_piece(policy, *_rows(observations, actions, rows)) for rows in piece_slices(observations)]
     if len(parts) == 1:
         return parts[0]
     return [
@@ -307,7 +307,7 @@ def gradients_by_autograd(
         found: Array = np.zeros((len(psi), n_blocks, size), dtype=_dtype(parameters))
         for number in range(n_blocks):
             members = np.flatnonzero(blocks == number)
-            for rows in _pieces(observations, len(members)):
+            for rows in piece_slices(observations, len(members)):
                 chosen = members[rows]
                 piece = _rows(observations, actions, th.as_tensor(chosen, device=actions.device))
                 found[:, number] += _backward(policy, *piece, psi[:, chosen], parameters)
@@ -425,18 +425,8 @@ def split_episodes(
     return blocks, np.bincount(np.arange(begins.sum()) % max_blocks).astype(np.int64)
 
 
-def _pieces(observations: PyTorchObs, n_rows: int | None = None) -> list[slice]:
-    """Consecutive rows whose observations, as float32, fit into ``PIECE_BYTES``."""
-    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
-    size = len(parts[0]) if n_rows is None else n_rows
-    rows = max(1, PIECE_BYTES // max(1, sum(4 * part[:1].numel() for part in parts)))
-    return [slice(first, min(first + rows, size)) for first in range(0, size, rows)]
-
-
 def _rows(observations: PyTorchObs, actions: th.Tensor, rows: slice | th.Tensor) -> tuple[PyTorchObs, th.Tensor]:
-    if isinstance(observations, dict):
-        return {key: part[rows] for key, part in observations.items()}, actions[rows]
-    return observations[rows], actions[rows]
+    return take_rows(observations, rows), actions[rows]
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.utils import explained_variance
 
 from sb3_pg.advantage.estimators import Array
 
@@ -244,12 +245,6 @@ class TimeProfile(NamedTuple):
     """Steps in the bin."""
 
 
-def explained_variance(targets: Array, predictions: Array) -> float:
-    r""":math:`1 - \mathrm{Var}(G - b) / \mathrm{Var}(G)`: 1 is perfect, nought no better than a constant."""
-    spread = float(np.var(targets))
-    return float("nan") if spread == 0 else 1.0 - float(np.var(targets - predictions)) / spread
-
-
 def explained_variance_by_time(
     returns: Array, baseline: Array, times: NDArray[np.int64], n_bins: int = 10
 ) -> TimeProfile:
@@ -269,7 +264,7 @@ def explained_variance_by_time(
     bins = [numbers == number for number in np.unique(numbers)]
     return TimeProfile(
         np.array([times[chosen].mean() for chosen in bins]),
-        np.array([explained_variance(returns[chosen], baseline[chosen]) for chosen in bins]),
+        np.array([explained_variance(baseline[chosen], returns[chosen]) for chosen in bins]),
         np.array([chosen.sum() for chosen in bins]),
     )
 

@@ -21,7 +21,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
 from sb3_pg.policies import NumpyTanh, overrides, why_not_plain
-from sb3_pg.rollout.buffer import Observations
+from sb3_pg.rollout.observations import Observations
 
 Array = NDArray[Any]
 

@@ -11,15 +11,11 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTorchObs, RolloutBufferSamples
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_pg.advantage.estimators import Array, Trajectories, times_in_episode
 from sb3_pg.faults import TrainingError
-
-Observations = NDArray[Any] | dict[str, NDArray[Any]]
-# Memory for the observations of one forward pass: what the networks need on top stays small beside the rollout,
-# whatever the batch size.
-PIECE_BYTES = 2**25
+from sb3_pg.rollout.observations import Observations, piece_slices, take_rows
 
 Samples = RolloutBufferSamples | DictRolloutBufferSamples
 
@@ -341,26 +337,13 @@ def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int6
 
 
 def pieces(samples: Samples) -> Iterator[Samples]:
-    """Cut a minibatch into consecutive pieces whose observations, as float32, fit into ``PIECE_BYTES``; no copies."""
-    observations: Any = samples.observations
-    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
-    rows = max(1, PIECE_BYTES // max(1, sum(4 * part[0].numel() for part in parts)))
-    size = len(samples.advantages)
-    if size <= rows:
-        yield samples
-        return
-    for first in range(0, size, rows):
-        yield _take(samples, slice(first, first + rows))
+    """Cut a minibatch into the consecutive pieces of :func:`piece_slices`; no copies."""
+    slices = piece_slices(samples.observations)
+    yield from [samples] if len(slices) <= 1 else (_take(samples, rows) for rows in slices)
 
 
-def _take(samples: Samples, indices: th.Tensor | slice) -> Samples:
-    observations: Any = samples.observations
-    chosen: PyTorchObs
-    if isinstance(observations, dict):
-        chosen = {key: part[indices] for key, part in observations.items()}
-    else:
-        chosen = observations[indices]
-    return type(samples)(chosen, *(part[indices] for part in samples[1:]))  # type: ignore[arg-type]
+def _take(samples: Samples, rows: th.Tensor | slice) -> Samples:
+    return type(samples)(take_rows(samples.observations, rows), *(part[rows] for part in samples[1:]))
 
 
 def _stored_dtype(dtype: Any) -> Any:

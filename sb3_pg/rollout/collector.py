@@ -21,7 +21,8 @@ from sb3_pg.faults import TrainingError, WrongShapeError, fits, not_finite_weigh
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
-from sb3_pg.rollout.buffer import PIECE_BYTES, Observations, TerminalObservation, TrajectoryBuffer, not_finite, refuse
+from sb3_pg.rollout.buffer import TerminalObservation, TrajectoryBuffer, not_finite, refuse
+from sb3_pg.rollout.observations import Observations, piece_slices, take_rows
 
 # A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
 LONGEST_EPISODE = 200_000
@@ -318,18 +319,11 @@ def predict_values(policy: ActorCriticPolicy, observations: Observations) -> Arr
     """
     if not (isinstance(observations, dict) or why_not_numpy_critic(policy)):
         return NumpyCritic(policy).predict(observations.reshape(len(observations), -1))
-    parts = list(observations.values()) if isinstance(observations, dict) else [observations]
-    size = len(parts[0])
-    rows = max(1, PIECE_BYTES // max(1, sum(4 * part[:1].size for part in parts)))
-    values = []
-    for first in range(0, size, rows):
-        piece: Any = (
-            {key: part[first : first + rows] for key, part in observations.items()}
-            if isinstance(observations, dict)
-            else observations[first : first + rows]
-        )
-        values.append(policy.predict_values(obs_as_tensor(piece, policy.device)).cpu().numpy().reshape(-1))
-    return np.concatenate(values)
+    found = [
+        policy.predict_values(obs_as_tensor(take_rows(observations, rows), policy.device)).cpu().numpy().reshape(-1)
+        for rows in piece_slices(observations)
+    ]
+    return np.concatenate(found)
 
 
 def _flatten(observations: Observations) -> Observations:

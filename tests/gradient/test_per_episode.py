@@ -17,7 +17,6 @@ from torch import nn
 from sb3_pg.exact.mdp import softmax_policy
 from sb3_pg.exact.problems import random_chain
 from sb3_pg.exact.sampling import sample, score_sums
-from sb3_pg.gradient import per_episode
 from sb3_pg.gradient.per_episode import (
     Factors,
     all_layers,
@@ -165,7 +164,7 @@ def test_a_large_batch_goes_through_in_pieces(monkeypatch: pytest.MonkeyPatch) -
                                        every_layer=True)]  # fmt: skip
 
     whole = everything()
-    monkeypatch.setattr(per_episode, "PIECE_BYTES", 5 * 4 * (36 * 36 + 7))
+    monkeypatch.setattr("sb3_pg.rollout.observations.PIECE_BYTES", 5 * 4 * (36 * 36 + 7))
     for one, other in zip(whole, everything(), strict=True):
         assert relative_error(one, other) < 1e-5
 

@@ -23,7 +23,6 @@ from sb3_pg.exact.sampling import Rollout, all_episodes, sample, score_sums
 from sb3_pg.gradient.statistics import (
     Moments,
     cosine,
-    explained_variance,
     explained_variance_by_time,
     gradient_statistics,
     jackknife,
@@ -310,14 +309,6 @@ def test_jackknife_standard_errors_are_the_spread_over_batches() -> None:
 
 
 # -- explained variance ----------------------------------------------------------------------------------------------
-
-
-def test_explained_variance_by_hand() -> None:
-    returns = np.array([1.0, 2.0, 3.0, 4.0])
-    assert explained_variance(returns, returns - 7.0) == 1.0
-    assert explained_variance(returns, np.zeros(4)) == 0.0
-    assert explained_variance(returns, -returns) == pytest.approx(-3.0)
-    assert np.isnan(explained_variance(np.ones(4), returns))
 
 
 def test_explained_variance_is_told_apart_by_the_time_in_the_episode() -> None:

@@ -10,7 +10,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
-from sb3_pg.rollout import buffer as buffer_module
 from sb3_pg.rollout.buffer import TerminalObservation, TrajectoryBuffer, minibatches, pieces
 
 FLAT = spaces.Box(-1, 1, (3,), np.float64)
@@ -418,7 +417,7 @@ def test_pieces_are_the_batch_in_its_order_cut_to_the_memory_allowed(
     samples = filled(space).samples()
     assert list(pieces(samples)) == [samples]
     n_numbers = 3 if space is FLAT else 3 + 16 + 1
-    monkeypatch.setattr(buffer_module, "PIECE_BYTES", 3 * 4 * n_numbers)
+    monkeypatch.setattr("sb3_pg.rollout.observations.PIECE_BYTES", 3 * 4 * n_numbers)
     parts = list(pieces(samples))
     assert [len(part.advantages) for part in parts] == [3, 3, 2]
     assert th.cat([part.advantages for part in parts]).tolist() == samples.advantages.tolist()
