@@ -6,7 +6,10 @@ import shlex
 from inspect import Parameter
 from typing import Any
 
-from sb3_pg.study.plan import Curve, Study, block_of_the_zoo, parameters_of
+from rl_zoo3.utils import ALGOS
+
+from sb3_pg.study.plan import Curve, Study, block_of_the_zoo
+from sb3_pg.tune.blocks import parameters_of
 from sb3_pg.tune.experiment import Block
 
 _OF_THE_ZOO: dict[str, Any] = {"n_envs": 1, "normalize": False}
@@ -48,7 +51,7 @@ def difference(algo: str, env: str, block: Block) -> Block:
     """
     theirs, _ = block_of_the_zoo(algo, env)
     changed = {key: value for key, value in block.items() if key not in theirs or theirs[key] != value}
-    parameters = parameters_of(algo)
+    parameters = parameters_of(ALGOS[algo])
     for key in theirs:
         if key not in block:
             default = parameters[key].default if key in parameters else _OF_THE_ZOO.get(key)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from rl_zoo3.utils import ALGOS
 from sb3_pg.study.reading import Document, Section, StudyError, read_document
 from sb3_pg.study.results import RunSettings, file_name
 from sb3_pg.study.training import RunTask
-from sb3_pg.tune.blocks import BlockManager, merged, prepare, registered_envs, silence
+from sb3_pg.tune.blocks import BlockManager, accepted_hyperparams, merged, prepare, registered_envs, silence
 from sb3_pg.tune.errors import suggestion
 from sb3_pg.tune.experiment import Block, Experiment
+from sb3_pg.zoo.extend import older_versions
 
 OF_A_CURVE = ("algo", "block", "env_kwargs", "envs", "full_timesteps", "hyperparams", "n_timesteps", "seeds")
 OF_A_STUDY = (
@@ -44,12 +44,6 @@ MEASURES = (
 )  # fmt: skip
 HOLDS_IF = re.compile(r"(?P<sign>>=|<=|>|<|~)\s*(?:curve:(?P<curve>\S.*)|(?P<number>-?\d+(?:\.\d+)?))")
 _MEASURE = re.compile("|".join(each.replace("X", r"-?\d+(?:\.\d+)?").replace("KEY", r"\S+") for each in MEASURES))
-
-ZOO_KEYS = (
-    "n_envs", "n_timesteps", "normalize", "policy", "policy_kwargs", "callback", "env_wrapper", "vec_env_wrapper",
-    "frame_stack", "monitor_kwargs", "env_kwargs",
-)  # fmt: skip
-"""What a block may hold besides the algorithm's parameters."""
 
 CHECKPOINT_EVERY = 1_000_000
 TINY_TIMESTEPS, TINY_EPISODES = 256, 50
@@ -181,10 +175,9 @@ class Study:
         except (OSError, ValueError, ImportError, KeyError) as error:
             raise self.error(curve, f"no hyperparameters: {error}") from error
         block = merged(block, curve.hyperparams)
-        unknown = set(block) - accepted_hyperparams(curve.algo)
-        if unknown:
-            name = min(unknown)
-            raise self.error(curve, f"{curve.algo} has no {name!r}{suggestion(name, accepted_hyperparams(curve.algo))}")
+        accepted = accepted_hyperparams(ALGOS[curve.algo])
+        for name in sorted(set(block) - accepted):
+            raise self.error(curve, f"{curve.algo} has no {name!r}{suggestion(name, accepted)}")
         return shrunk(block) if self.tiny else block
 
     def tasks(self) -> Iterator[RunTask]:
@@ -229,10 +222,9 @@ def zoo_block(algo: str, env: str, n_timesteps: int) -> Block:
 def _block_of_the_file(algo: str, env: str) -> Block:
     """The environment's own; without one that of its newest older version; without one the file's default."""
     block, is_default = block_of_the_zoo(algo, env)
-    name, _, number = env.rpartition("-v")
-    for older in range(int(number or 0) - 1, -1, -1) if is_default else ():
-        if f"{name}-v{older}" in registered_envs():
-            other, is_default = block_of_the_zoo(algo, f"{name}-v{older}")
+    for older in older_versions(env) if is_default else ():
+        if older in registered_envs():
+            other, is_default = block_of_the_zoo(algo, older)
             if not is_default:
                 return other
     return block
@@ -243,22 +235,6 @@ def block_of_the_zoo(algo: str, env: str) -> tuple[Block, bool]:
     with silence() as text:
         _, saved = BlockManager(Experiment(algo, env, 1)).read_hyperparameters()
     return dict(saved), "Using 'default'" in text.getvalue()
-
-
-def accepted_hyperparams(algo: str) -> set[str]:
-    """Every key that a block of an algorithm may have."""
-    return {*parameters_of(algo), *ZOO_KEYS} - {"env"}
-
-
-def parameters_of(algo: str) -> dict[str, Parameter]:
-    """Parameters of an algorithm, with those that it passes on to the class that it is built on."""
-    found: dict[str, Parameter] = {}
-    for cls in ALGOS[algo].__mro__:
-        parameters = signature(cls).parameters
-        found = {**parameters, **found}
-        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
-            break
-    return {name: parameter for name, parameter in found.items() if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD}
 
 
 def shrunk(block: Block) -> Block:

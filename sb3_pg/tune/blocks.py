@@ -12,6 +12,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +28,14 @@ from sb3_pg.rollout.vec_env import LeanVecEnv
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment
 from sb3_pg.zoo.extend import extend_all
+
+ZOO_KEYS = (
+    "n_envs", "n_timesteps", "normalize", "policy", "policy_kwargs", "callback", "env_wrapper", "vec_env_wrapper",
+    "frame_stack", "monitor_kwargs", "env_kwargs",
+)  # fmt: skip
+"""What a block may hold besides the algorithm's parameters."""
+_GIVEN = {"env", "seed", "device", "verbose", "tensorboard_log"}
+"""Parameters of an algorithm that no block may have: they are given by whoever trains it."""
 
 
 def prepare(gym_packages: tuple[str, ...]) -> None:
@@ -160,6 +169,26 @@ def starting_point(experiment: Experiment, conf: str | None, overrides: Block) -
     space = env.action_space
     n_actions = space.shape[0] if isinstance(space, spaces.Box) else 0
     return StartingPoint(block, n_actions, manager.n_envs, ALGOS[experiment.algo])
+
+
+def accepted_hyperparams(algorithm: type[BaseAlgorithm]) -> set[str]:
+    """Every key that a block of an algorithm may have."""
+    return {*parameters_of(algorithm), *ZOO_KEYS} - _GIVEN
+
+
+def parameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, Parameter]:
+    """Parameters of an algorithm, with those that it passes on to the class that it is built on."""
+    found: dict[str, Parameter] = {}
+    for cls in algorithm.__mro__:
+        parameters = signature(cls).parameters
+        found = {**parameters, **found}
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return {
+        name: parameter
+        for name, parameter in found.items()
+        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and not name.startswith("_")
+    }
 
 
 def is_deterministic(env_id: str) -> bool:

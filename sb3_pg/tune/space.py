@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,9 @@ import yaml
 from optuna.distributions import BaseDistribution, distribution_to_json
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
-from sb3_pg.tune.blocks import StartingPoint
+from sb3_pg.tune.blocks import StartingPoint, accepted_hyperparams
 from sb3_pg.tune.errors import TuneError, unknown
 from sb3_pg.zoo.search_spaces import USE_SDE
-
-# Keys of a block that are not arguments of the algorithm. n_timesteps is missing: trials are compared at equal steps.
-ZOO_KEYS = {"n_envs", "normalize", "env_wrapper", "vec_env_wrapper", "frame_stack", "env_kwargs", "monitor_kwargs"}
 
 
 class Space(Protocol):
@@ -98,7 +94,7 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
         raise TuneError(f"cannot read the grid file {path}: {error}") from error
     if not isinstance(choices, dict) or not choices:
         raise TuneError(f"no space to search: {path} must map hyperparameters to lists of values, it has {choices!r}")
-    known = ZOO_KEYS | arguments_of(start.algorithm)
+    known = accepted_hyperparams(start.algorithm) - {"n_timesteps"}  # trials are compared at equal steps
     for name, values in choices.items():
         if name not in known:
             raise unknown(f"hyperparameter in {path}", str(name), known)
@@ -108,21 +104,6 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
             if not (value is None or isinstance(value, (bool, int, float, str))):
                 raise TuneError(f"{path}: {name} has the value {value!r}; write it as a string, as in RL Zoo's files")
     return GridSpace(choices)
-
-
-def arguments_of(algorithm: Any) -> set[str]:
-    """Names of the arguments that a class and those above it take, but those that RL Zoo gives itself."""
-    names = {
-        name
-        for base in algorithm.__mro__
-        if base is not object and "__init__" in vars(base)
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    }
-    return {name for name in names if not name.startswith("_")} - {
-        *("self", "env", "seed", "device", "verbose", "tensorboard_log", "supported_action_spaces"),
-        *("monitor_wrapper", "support_multi_env"),
-    }
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:

@@ -269,13 +269,17 @@ def _find_block(zoo_file: Path, algo: str, env_id: str, is_atari: bool) -> tuple
         return ours, env_id
     theirs = zoo_file.with_name(f"{host}.yml")
     blocks = _blocks(theirs)
+    older = next((each for each in older_versions(env_id) if each in blocks), None)
+    if older is None or env_id in blocks or is_atari:
+        return theirs, env_id
+    print(f"{theirs} has no block for {env_id}: taking that of {older}")
+    return theirs, older
+
+
+def older_versions(env_id: str) -> list[str]:
+    """Ids of the versions before this one, the newest first: Hopper-v4 to Hopper-v0 of Hopper-v5."""
     name, _, version = env_id.rpartition("-v")
-    if env_id not in blocks and not is_atari and version.isdecimal():
-        for older in range(int(version) - 1, -1, -1):
-            if f"{name}-v{older}" in blocks:
-                print(f"{theirs} has no block for {env_id}: taking that of {name}-v{older}")
-                return theirs, f"{name}-v{older}"
-    return theirs, env_id
+    return [f"{name}-v{older}" for older in range(int(version) - 1, -1, -1)] if version.isdecimal() else []
 
 
 def _blocks(path: Path) -> dict[str, Any]:

@@ -7,12 +7,11 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial
 from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
-from stable_baselines3 import A2C
 
-from sb3_pg import REINFORCE, VPG
+from sb3_pg import VPG
 from sb3_pg.tune.blocks import StartingPoint, prepare
 from sb3_pg.tune.errors import TuneError
-from sb3_pg.tune.space import GridSpace, ZooSpace, arguments_of, distributions_of, read_grid, signature_of
+from sb3_pg.tune.space import GridSpace, ZooSpace, distributions_of, read_grid, signature_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,10 +94,3 @@ def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, message: str)
 def test_a_missing_grid_file_is_named() -> None:
     with pytest.raises(TuneError, match=r"cannot read the grid file missing\.yml"):
         read_grid("missing.yml", start())
-
-
-def test_the_arguments_of_an_algorithm_are_those_of_its_whole_family() -> None:
-    assert {"n_steps", "gae_lambda", "policy_kwargs", "policy", "ent_coef"} <= arguments_of(A2C)
-    assert arguments_of(VPG) <= arguments_of(REINFORCE)
-    for algorithm in (A2C, VPG):
-        assert not {"self", "env", "seed", "verbose", "device", "_init_setup_model"} & arguments_of(algorithm)

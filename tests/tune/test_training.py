@@ -11,8 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pg import VPG
 from sb3_pg.faults import TrainingError, WrongShapeError
 from sb3_pg.tune import training
-from sb3_pg.tune.blocks import BlockManager, merged, prepare, starting_point
-from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.blocks import BlockManager, merged, prepare
 from sb3_pg.tune.experiment import Block, Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.pruning import Bars
 from sb3_pg.tune.training import LearningCurve, train_seed
@@ -167,47 +166,6 @@ def test_the_gamma_of_vecnormalize_is_the_sampled_one(monkeypatch: pytest.Monkey
     block = merged({**BLOCK, "gamma": 0.99, "normalize": True}, {"gamma": 0.9})
     train_seed(task({**block, "callback": "sb3_pg.tune.training.Spy"}))
     assert Spy.gammas == (0.9, 0.9)
-
-
-def test_sampled_policy_kwargs_replace_only_themselves() -> None:
-    block = merged(
-        {"policy_kwargs": "dict(log_std_init=-2, net_arch=[8], activation_fn=nn.ReLU)", "n_steps": 5},
-        {"policy_kwargs": {"net_arch": {"pi": [64], "vf": [32, 32]}, "activation_fn": th.nn.Tanh}, "n_steps": 7},
-    )
-    text = block["policy_kwargs"]
-    assert eval(text, {"nn": th.nn}) == {
-        "log_std_init": -2,
-        "net_arch": {"pi": [64], "vf": [32, 32]},
-        "activation_fn": th.nn.Tanh,
-    }
-    assert block["n_steps"] == 7
-    assert merged({}, {"policy_kwargs": {"ortho_init": False}}) == {"policy_kwargs": "dict(ortho_init=False)"}
-    with pytest.raises(TuneError, match="no file can hold"):
-        merged({}, {"policy_kwargs": {"features": np.zeros(2)}})
-
-
-def test_the_block_is_the_files_with_parameters_of_the_command_over_it() -> None:
-    start = starting_point(Experiment("vpg", "CartPole-v1", 0), None, {"n_envs": 3})
-    assert (start.n_envs, start.n_actions, start.algorithm) == (3, 0, VPG)
-    assert start.block["n_timesteps"] == 100_000
-    assert start.block["learning_rate"] == "lin_0.002"
-    start = starting_point(Experiment("a2c", "Pendulum-v1", 500), None, {})
-    assert (start.n_actions, start.block["n_timesteps"]) == (1, 500)
-
-
-@pytest.mark.parametrize(
-    ("experiment", "conf", "overrides", "message"),
-    [
-        (SMALL, "missing.yml", {}, "no hyperparameters for vpg on CartPole-v1: .*missing.yml"),
-        (SMALL, None, {"gae_lamda": 0.9}, "cannot make vpg for CartPole-v1: .*gae_lamda"),
-        (SMALL, None, {"env_wrapper": "no.such.Wrapper"}, "cannot make CartPole-v1: ModuleNotFoundError"),
-    ],
-)
-def test_what_cannot_be_built_is_found_before_training(
-    experiment: Experiment, conf: str | None, overrides: Block, message: str
-) -> None:
-    with pytest.raises(TuneError, match=message):
-        starting_point(experiment, conf, overrides)
 
 
 def test_seeds_are_known_far_apart_and_others_for_the_final() -> None:

@@ -14,7 +14,7 @@ from helpers import same, weights
 
 from sb3_pg import REINFORCE, VPG, TunableA2C, TunablePPO, TunableTRPO, enjoy, train
 from sb3_pg.zoo import HOSTS
-from sb3_pg.zoo.extend import ALGORITHMS, EXTENSIONS, _find_block, extend, extend_all, hyperparams_path
+from sb3_pg.zoo.extend import ALGORITHMS, EXTENSIONS, _find_block, extend, extend_all, hyperparams_path, older_versions
 from sb3_pg.zoo.search_spaces import CONVERTERS, SAMPLERS
 
 extend_all()
@@ -89,6 +89,12 @@ def test_a_config_file_that_the_user_names_is_used_or_missed_under_its_own_name(
 def test_hyperparameters_of_an_unknown_algorithm_are_refused_by_name() -> None:
     with pytest.raises(FileNotFoundError, match=r"algorithm 'vgp': vgp\.yml is not in .*hyperparams"):
         hyperparams_path("vgp")
+
+
+def test_older_versions_come_newest_first() -> None:
+    assert older_versions("Hopper-v3") == ["Hopper-v2", "Hopper-v1", "Hopper-v0"]
+    assert older_versions("ALE/Pong-v1") == ["ALE/Pong-v0"]
+    assert older_versions("Hopper-v0") == older_versions("Hopper") == older_versions("Hopper-very") == []
 
 
 @pytest.fixture

@@ -1,0 +1,79 @@
+"""Blocks of hyperparameters: what they may hold, how they are put together, and what is built from them."""
+
+import numpy as np
+import pytest
+import torch as th
+from rl_zoo3.utils import ALGOS
+from sb3_contrib import TRPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from sb3_pg import REINFORCE, VPG
+from sb3_pg.tune.blocks import accepted_hyperparams, merged, parameters_of, prepare, starting_point
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.experiment import Block, Experiment
+
+CARTPOLE = Experiment("vpg", "CartPole-v1", 128, n_evaluations=4, eval_episodes=2, n_eval_envs=2, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _prepared() -> None:
+    prepare(())
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO, TRPO, VPG, REINFORCE])
+def test_a_block_may_hold_what_the_algorithm_takes_but_for_what_the_zoo_gives_itself(
+    algorithm: type[BaseAlgorithm],
+) -> None:
+    accepted = accepted_hyperparams(algorithm)
+    assert {"n_steps", "gamma", "policy_kwargs", "policy", "use_sde", "n_envs", "normalize", "n_timesteps"} <= accepted
+    assert not {"self", "env", "seed", "verbose", "device", "tensorboard_log", "_init_setup_model"} & accepted
+
+
+def test_parameters_that_are_passed_on_count_too_and_others_do_not() -> None:
+    assert {"gae_lambda", "n_critic_updates"} <= set(parameters_of(VPG)) <= set(parameters_of(REINFORCE))
+    assert "baseline" in parameters_of(REINFORCE)
+    assert "monitor_wrapper" not in parameters_of(A2C)
+    assert {"gae_lambda", "use_rms_prop"} <= set(parameters_of(ALGOS["a2c_gae"]))
+    assert parameters_of(A2C)["n_steps"].default == 5
+
+
+def test_sampled_policy_kwargs_replace_only_themselves() -> None:
+    block = merged(
+        {"policy_kwargs": "dict(log_std_init=-2, net_arch=[8], activation_fn=nn.ReLU)", "n_steps": 5},
+        {"policy_kwargs": {"net_arch": {"pi": [64], "vf": [32, 32]}, "activation_fn": th.nn.Tanh}, "n_steps": 7},
+    )
+    text = block["policy_kwargs"]
+    assert eval(text, {"nn": th.nn}) == {
+        "log_std_init": -2,
+        "net_arch": {"pi": [64], "vf": [32, 32]},
+        "activation_fn": th.nn.Tanh,
+    }
+    assert block["n_steps"] == 7
+    assert merged({}, {"policy_kwargs": {"ortho_init": False}}) == {"policy_kwargs": "dict(ortho_init=False)"}
+    with pytest.raises(TuneError, match="no file can hold"):
+        merged({}, {"policy_kwargs": {"features": np.zeros(2)}})
+
+
+def test_the_block_is_the_files_with_parameters_of_the_command_over_it() -> None:
+    start = starting_point(Experiment("vpg", "CartPole-v1", 0), None, {"n_envs": 3})
+    assert (start.n_envs, start.n_actions, start.algorithm) == (3, 0, VPG)
+    assert start.block["n_timesteps"] == 100_000
+    assert start.block["learning_rate"] == "lin_0.002"
+    start = starting_point(Experiment("a2c", "Pendulum-v1", 500), None, {})
+    assert (start.n_actions, start.block["n_timesteps"]) == (1, 500)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "conf", "overrides", "message"),
+    [
+        (CARTPOLE, "missing.yml", {}, "no hyperparameters for vpg on CartPole-v1: .*missing.yml"),
+        (CARTPOLE, None, {"gae_lamda": 0.9}, "cannot make vpg for CartPole-v1: .*gae_lamda"),
+        (CARTPOLE, None, {"env_wrapper": "no.such.Wrapper"}, "cannot make CartPole-v1: ModuleNotFoundError"),
+    ],
+)
+def test_what_cannot_be_built_is_found_before_training(
+    experiment: Experiment, conf: str | None, overrides: Block, message: str
+) -> None:
+    with pytest.raises(TuneError, match=message):
+        starting_point(experiment, conf, overrides)
