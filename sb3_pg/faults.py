@@ -23,7 +23,6 @@ from stable_baselines3.common.vec_env import (
     VecEnv,
     VecEnvWrapper,
     VecNormalize,
-    unwrap_vec_normalize,
 )
 from torch import nn
 from torch._utils import _flatten_dense_tensors  # DDP's: one call for all, and no loop in Python
@@ -64,12 +63,12 @@ def collecting(model: BaseAlgorithm, env: VecEnv | None, where: Callable[[], str
     :param where: what is going on, for the message
     :raises RuntimeError: when a worker of SubprocVecEnv died
     """
-    statistics = _statistics(unwrap_vec_normalize(env) if env is not None else None)
+    before = [(rms, (rms.mean, rms.var, rms.count)) for each in statistics_of(env) for rms in each.values()]
     try:
         yield
     except TrainingError as error:
-        for rms, (mean, var, count) in statistics:
-            rms.mean, rms.var, rms.count = mean, var, count
+        for rms, numbers in before:
+            rms.mean, rms.var, rms.count = numbers
         model._last_obs = None
         _end_with(error, last_saved(model))
         raise
@@ -185,16 +184,16 @@ class _Snapshot:
             optimizer.zero_grad()
 
 
-Statistics = list[tuple[RunningMeanStd, tuple[Any, Any, float]]]
-
-
-def _statistics(normalized: VecNormalize | None) -> Statistics:
-    """VecNormalize's statistics. It never writes into these arrays, so that they need no copy."""
-    if normalized is None:
-        return []
-    observations: Any = getattr(normalized, "obs_rms", {})
-    every = [*(observations.values() if isinstance(observations, dict) else [observations]), normalized.ret_rms]
-    return [(rms, (rms.mean, rms.var, rms.count)) for rms in every]
+def statistics_of(env: VecEnv | None) -> list[dict[str, RunningMeanStd]]:
+    """Running statistics of every VecNormalize, which writes into none of their arrays: they need no copy."""
+    found = []
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            observations: Any = getattr(env, "obs_rms", {})
+            parts = observations if isinstance(observations, dict) else {"": observations}
+            found.append({"return": env.ret_rms, **{f"observation {key}": rms for key, rms in parts.items()}})
+        env = env.venv
+    return found
 
 
 def _end_with(error: TrainingError, ending: str) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_pg.faults import statistics_of
 from sb3_pg.rollout.env_state import EnvironmentKeeper, Space, State, dumps, with_parts
 
 FORMAT = 1
@@ -42,7 +42,7 @@ def take(model: OnPolicyAlgorithm, keeper: EnvironmentKeeper | None) -> State:
         "times_at_start": copy.copy(getattr(model.rollout_buffer, "_times_at_start", None)),
         "generators": _generators(model),
         "statistics": [
-            {name: (rms.mean, rms.var, rms.count) for name, rms in each.items()} for each in _statistics_of(model.env)
+            {name: (rms.mean, rms.var, rms.count) for name, rms in each.items()} for each in statistics_of(model.env)
         ],
         "environments": keeper.take() if keeper is not None and begun else None,
         "why_not": "" if keeper is None else keeper.why_not,
@@ -121,7 +121,7 @@ def restore_statistics(model: OnPolicyAlgorithm, state: State) -> list[str]:
 
 
 def _put_statistics(env: VecEnv | None, saved: list[dict[str, Any]]) -> list[str]:
-    ours = _statistics_of(env)
+    ours = statistics_of(env)
     shapes = [{name: np.shape(rms.mean) for name, rms in each.items()} for each in ours]
     if shapes != [{name: np.shape(mean) for name, (mean, _, _) in each.items()} for each in saved]:
         return ["the statistics of VecNormalize are not put back, since it is missing, new, or of another shape"]
@@ -129,18 +129,6 @@ def _put_statistics(env: VecEnv | None, saved: list[dict[str, Any]]) -> list[str
         for name, rms in each.items():
             rms.mean, rms.var, rms.count = then[name]
     return []
-
-
-def _statistics_of(env: VecEnv | None) -> list[dict[str, RunningMeanStd]]:
-    """Running statistics of every VecNormalize, which writes into none of their arrays: they need no copy."""
-    found = []
-    while isinstance(env, VecEnvWrapper):
-        if isinstance(env, VecNormalize):
-            observations: Any = getattr(env, "obs_rms", {})
-            parts = observations if isinstance(observations, dict) else {"": observations}
-            found.append({"return": env.ret_rms, **{f"observation {key}": rms for key, rms in parts.items()}})
-        env = env.venv
-    return found
 
 
 # -- counts and random numbers ---------------------------------------------------------------------------------------

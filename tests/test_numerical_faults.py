@@ -460,3 +460,17 @@ def test_large_weights_are_told_from_infinite_ones() -> None:
     name, value = not_finite_weight(model.policy) or ("", 0.0)
     assert name == "value_net.bias"
     assert math.isnan(value)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_so_is_a_vecnormalize_below_another_one() -> None:
+    inner = VecNormalize(DummyVecEnv([lambda: ScriptedEnv([5], faults={18: ("observation", NAN)})]))
+    outer = VecNormalize(inner)
+    model = tiny(outer).learn(16)
+    counts = inner.obs_rms.count, outer.obs_rms.count
+    with pytest.raises(TrainingError, match="observation of environment 0 is nan"):
+        model.learn(16, reset_num_timesteps=False)
+    assert (inner.obs_rms.count, outer.obs_rms.count) == counts
+    assert np.isfinite(inner.obs_rms.mean).all()
+    model.learn(16, reset_num_timesteps=False)
+    assert is_finite(model)
