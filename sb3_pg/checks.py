@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 
 from sb3_pg.advantage.baselines import get_baseline
@@ -57,6 +58,11 @@ def check_arguments(
     """Raise ValueError for an argument that SB3's constructor would stumble over before anything else is checked."""
     if env is None and set_up:
         raise ValueError("env=None: an environment, a vectorised one, or the id of a registered one is expected")
+    if isinstance(env, VectorEnv):
+        raise ValueError(
+            f"env={env!r} is vectorised in Gymnasium's way; accepted are SB3's VecEnv, as make_vec_env() makes it, or "
+            "sb3_pg.rollout.vec_env.VectorEnvAdapter(env)"
+        )
     if not (policy_kwargs is None or isinstance(policy_kwargs, dict)):
         raise ValueError(f"policy_kwargs={policy_kwargs!r} must be None or a dict of keyword arguments for the policy")
     if not isinstance(use_rms_prop, bool):
@@ -76,6 +82,7 @@ def check_parameters(model: VPG) -> None:
     _check_choices(model)
     _check_policy_class(model)
     _check_estimator_and_baseline(model)
+    _check_enough_episodes(model)
     _check_lambda_rules(model)
     _check_optimizers(model)
 
@@ -227,6 +234,23 @@ def _check_estimator_and_baseline(model: VPG) -> None:
         raise ValueError(
             f"normalize_advantage={model.normalize_advantage!r} makes every advantage nought in a batch of one step; "
             "accepted are normalize_advantage=False, or n_steps of at least 2"
+        )
+
+
+def _check_enough_episodes(model: VPG) -> None:
+    """Where a batch is one episode, what is the same for all its steps is nought after the baseline."""
+    if (model.n_episodes or 0) * getattr(model, "n_envs", 1) != 1:
+        return
+    given = f"baseline={model.baseline!r}"
+    is_nought = model.baseline == "time_mean"
+    if model.estimator == "total_return":
+        is_nought |= model.baseline == "mean"
+        if model.normalize_advantage is not False:
+            given, is_nought = f"normalize_advantage={model.normalize_advantage!r} with estimator='total_return'", True
+    if is_nought:
+        raise ValueError(
+            f"{given} makes every advantage nought in a batch of one episode; accepted are more environments, "
+            "n_episodes of at least 2, or baseline='none' with normalize_advantage=False"
         )
 
 

@@ -36,7 +36,8 @@ LambdaLike = ScheduleLike | LambdaRule
 
 def is_rule(value: Any) -> bool:
     """Whether a value is an object with the method of a :class:`~sb3_pg.advantage.gae_lambda.LambdaRule`."""
-    return callable(getattr(value, "choose", None)) and not isinstance(value, type)
+    # NumPy's arrays and numbers have a method of that name, too
+    return callable(getattr(value, "choose", None)) and not isinstance(value, (type, np.ndarray, np.generic))
 
 
 def as_lambda_rule(value: Any, name: str) -> LambdaRule:

@@ -32,7 +32,8 @@ def why_not_numpy_critic(policy: ActorCriticPolicy) -> str:
     reason = why_not_plain(policy, _METHODS, policy.vf_features_extractor, _modules(policy))
     if not reason and policy.observation_space.dtype not in (np.float32, np.float64):
         return f"observations of {policy.observation_space.dtype}"
-    return reason
+    frozen = not all(weight.requires_grad for module in _modules(policy) for weight in module.parameters())
+    return reason or "a frozen weight" * frozen
 
 
 def _modules(policy: ActorCriticPolicy) -> list[nn.Module]:

@@ -36,6 +36,7 @@ class REINFORCE(VPG):
         self,
         policy: str | type[ActorCriticPolicy],
         env: GymEnv | str,
+        *,
         estimator: str | Estimator = "reward_to_go",
         baseline: str = "none",
         gae_lambda: LambdaLike = 1.0,

@@ -34,6 +34,8 @@ MEMBER = "training_state.pkl"
 
 # Constructor parameters that a loaded model has already, or that load() has under its own name
 _NOT_AT_LOADING = {"policy", "env", "kwargs", "_init_setup_model"}
+# Those that only say how the optimizer is built, which a loaded model has
+_OF_THE_OPTIMIZER = ("use_rms_prop", "rms_prop_eps")
 
 
 class SavingMixin(OnPolicyAlgorithm):
@@ -189,6 +191,7 @@ class SavingMixin(OnPolicyAlgorithm):
             return
         target = pathlib.Path(path)
         target = target if target.suffix else target.with_name(f"{target.name}.zip")
+        target = target.resolve() if target.is_symlink() else target  # the link stays, as it does in SB3
         unfinished = target.with_name(f".{target.name}.unfinished")
         try:
             super().save(unfinished, exclude, include)
@@ -235,6 +238,13 @@ class SavingMixin(OnPolicyAlgorithm):
                 close = difflib.get_close_matches(name, accepted, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{name}={kwargs[name]!r} is not a parameter of {cls.__name__}{hint}")
+            if name in _OF_THE_OPTIMIZER:
+                raise ValueError(
+                    f"{name}={kwargs[name]!r} cannot be changed by load(), since the file holds the optimizer's state; "
+                    "accepted is a new model, whose weights set_parameters() takes from the file"
+                )
+        if "stats_window_size" in kwargs:
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         names, state = _read(path)
         cls._check_file(path, names, kwargs)
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)

@@ -27,7 +27,10 @@ def as_schedule(value: ScheduleLike, name: str) -> Schedule:
         except ValueError:
             kind = "unreadable"
         if kind != "lin" or not 1 <= len(numbers) <= 2:
-            raise ValueError(f"{name}={value!r} is not a schedule; accepted are 'lin_START' (to 0) and 'lin_START_END'")
+            raise ValueError(
+                f"{name}={value!r} is not a schedule; accepted are 'lin_START' (to 0), 'lin_START_END', and a number "
+                "that is not in quotes"
+            )
         return FloatSchedule(LinearSchedule(start, end, 1.0))
     if callable(value):
         return _NamedSchedule(value, name)

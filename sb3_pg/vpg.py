@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, cast
@@ -316,12 +317,24 @@ class VPG(SavingMixin):
             psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
             self._check_psi(psi, buffer)
             buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
+            self._warn_if_nothing_is_left(psi, buffer)
             if self.estimator == "gae" and critic_lambda is gae_lambda:
                 buffer.returns = psi + buffer.values
             else:
                 buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
         buffer.check_estimates("advantages")
         buffer.check_estimates("returns")
+
+    def _warn_if_nothing_is_left(self, psi: NDArray[Any], buffer: TrajectoryBuffer) -> None:
+        """A mean over the batch is all there is to a batch of one episode."""
+        is_a_mean = self.baseline in ("mean", "time_mean")
+        if is_a_mean and psi.any() and np.abs(buffer.advantages).max() <= 1e-6 * np.abs(psi).max():  # by rounding
+            warnings.warn(
+                f"baseline={self.baseline!r} makes every advantage of this batch nought, as where it is one episode: "
+                "nothing is learnt from it. More environments, a larger n_steps, or baseline='none' may help",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _check_psi(self, psi: Any, buffer: TrajectoryBuffer) -> None:
         shape = buffer.rewards.shape

@@ -152,6 +152,20 @@ WRONG_ARGUMENTS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ("joint_optimizer", "baseline", "'none'", "joint_optimizer=False"),
     ),
     (dict(estimator="q", policy=SB3ActorCriticPolicy), ("estimator", "'q'", "ActorCriticPolicy", "MlpPolicy")),
+    # One episode has nothing to be compared with
+    (
+        dict(estimator="reward_to_go", baseline="time_mean", n_episodes=1),
+        ("baseline", "'time_mean'", "one episode", "more environments"),
+    ),
+    (
+        dict(estimator="total_return", baseline="mean", n_episodes=1, normalize_advantage=False),
+        ("baseline", "'mean'", "one episode", "baseline='none'"),
+    ),
+    (
+        dict(estimator="total_return", baseline="none", n_episodes=1),
+        ("normalize_advantage=True", "total_return", "normalize_advantage=False"),
+    ),
+    (dict(vf_learning_rate="3e-3"), ("vf_learning_rate", "'3e-3'", "lin_START", "number")),
 ]
 
 
@@ -226,6 +240,13 @@ def test_spaces_that_do_not_fit_are_refused_with_those_that_do(
         tiny(lambda: RandomEnv(action_space, observation_space), policy, **others)
     for word in words:
         assert word in str(raised.value)
+
+
+def test_gymnasiums_vectorised_environments_are_refused_with_the_adapter_for_them() -> None:
+    env: Any = gym.make_vec("CartPole-v1", 2, vectorization_mode="sync")
+    with pytest.raises(ValueError, match=r"Gymnasium's way; accepted are .*make_vec_env.*VectorEnvAdapter"):
+        VPG("MlpPolicy", env)
+    env.close()
 
 
 def test_actor_and_critic_with_common_weights_need_a_joint_optimizer() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from helpers import tiny
 from stable_baselines3.common.policies import ActorCriticPolicy as SB3Policy
 from torch import nn
 
@@ -116,3 +117,16 @@ def test_hooks_and_integer_observations_are_not_taken() -> None:
     assert "hooks" in why_not_numpy_critic(policy)
     whole_numbers = ActorCriticPolicy(spaces.Box(0, 9, (3,), np.int64), spaces.Discrete(2), lambda _: 1e-3)
     assert "Box of numbers" in why_not_numpy_critic(whole_numbers)
+
+
+@pytest.mark.parametrize("per_step_values", [False, True])
+def test_weights_that_are_frozen_stay_as_they_are(per_step_values: bool) -> None:
+    model = tiny(per_step_values=per_step_values)
+    frozen = [*model.policy.mlp_extractor.value_net.parameters()]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    assert why_not_numpy_critic(model.policy) == "a frozen weight"
+    before, others = [weight.clone() for weight in frozen], model.policy.value_net.weight.clone()
+    model.learn(64)
+    assert all(map(th.equal, before, frozen))
+    assert not th.equal(others, model.policy.value_net.weight)

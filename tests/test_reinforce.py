@@ -65,6 +65,7 @@ def test_with_a_value_baseline_the_critic_is_fitted_to_monte_carlo_returns() -> 
     assert not th.equal(before["value_net.weight"], weights(model)["value_net.weight"])
 
 
+@pytest.mark.filterwarnings("ignore:baseline='time_mean' makes every advantage:UserWarning")
 @pytest.mark.parametrize("baseline", ["mean", "time_mean", "leave_one_out"])
 def test_the_other_baselines_go_with_it(baseline: str) -> None:
     model = tiny(lambda: ScriptedEnv([2]), algorithm=REINFORCE, baseline=baseline, n_steps=4, gamma=1.0)
@@ -83,3 +84,16 @@ def test_reinforce_learns_the_better_arm_of_a_bandit() -> None:
     model.learn(64 * 30)
     buffer = one_rollout(model)
     assert buffer.rewards.mean() > 0.9
+
+
+def test_what_comes_after_the_environment_has_to_be_named() -> None:
+    """VPG's third parameter is the learning rate, and REINFORCE's first of its own is another."""
+    with pytest.raises(TypeError, match="positional"):
+        REINFORCE("MlpPolicy", "CartPole-v1", 1e-3)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("baseline", "kwargs"), [("time_mean", {}), ("mean", dict(estimator="total_return"))])
+def test_a_batch_of_which_the_baseline_leaves_nothing_is_warned_of(baseline: str, kwargs: dict[str, Any]) -> None:
+    model = tiny(lambda: ScriptedEnv([20]), algorithm=REINFORCE, baseline=baseline, **kwargs)
+    with pytest.warns(UserWarning, match=f"baseline='{baseline}' makes every advantage of this batch nought"):
+        model.learn(20)

@@ -374,6 +374,26 @@ def test_saving_leaves_the_run_that_goes_on_as_it_was(name: str, runs: Any) -> N
 # -- what differs is said --------------------------------------------------------------------------------------------
 
 
+class Market(Toy):
+    """Keeps something that is made of an argument, under another name."""
+
+    def __init__(self, growth: float) -> None:
+        super().__init__()
+        self._prices = np.exp(growth * np.arange(20.0))
+
+
+class Diary(Toy):
+    """Writes down everything that it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def step(self, action: Any) -> Any:
+        self.lines.append(f"line {len(self.lines)}: {action}")
+        return super().step(action)
+
+
 def limited(scale: float = 1.0) -> gym.Env[Any, Any]:
     return gym.wrappers.TimeLimit(Toy(scale), 5)
 
@@ -399,6 +419,15 @@ DIFFERENCES: dict[str, tuple[Callable[[], VecEnv], Callable[[], VecEnv], dict[st
     "another parameter": (
         partial(vectorised, Toy, 2), partial(vectorised, partial(Toy, scale=2.0), 2), {},
         "all environments begin new episodes: scale of environment 0 is 2.0 and was 1.0; scale of environment 1",
+    ),
+    "another argument of gymnasium.make": (
+        partial(vectorised, "FrozenLake-v1"),
+        partial(vectorised, partial(gym.make, "FrozenLake-v1", is_slippery=False)), {},
+        "the environment begins a new episode: is_slippery of environment 0 is False and was not given",
+    ),
+    "something made of an argument": (
+        partial(vectorised, partial(Market, 1.0)), partial(vectorised, partial(Market, 2.0)), {},
+        r"the environment begins a new episode: _prices of environment 0 is array.* and was array",
     ),
     "another wrapper": (
         partial(vectorised, Toy), partial(vectorised, limited), {},
@@ -461,6 +490,20 @@ def test_what_the_user_changes_in_the_environment_is_not_undone(tmp_path: Path) 
     env = vectorised(Toy)
     VPG.load(tmp_path / "model", env, device="cpu").learn(16, reset_num_timesteps=False)
     assert env.envs[0].unwrapped.scale == 3.0  # type: ignore[attr-defined]
+
+
+def test_what_grows_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**12)
+    monkeypatch.setattr("sb3_pg.rollout.env_state._SMALL", 2**10)
+    model = tiny(vectorised(Diary))
+    sizes = []
+    for _ in range(40):
+        model.learn(16, reset_num_timesteps=False)
+        state = model._kept_state["environments"]
+        sizes.append(len(state["values"]))
+    assert max(sizes) < 2**14
+    assert sizes[-1] < 2**11
+    assert state["missing"] == ["lines of Diary is not in the file, and taken to be the same"]
 
 
 class FirstObservation(BaseCallback):

@@ -532,3 +532,30 @@ def test_plain_sb3_reads_our_files(tmp_path: Path) -> None:
     loaded = BaseAlgorithm.load.__func__(VPG, tmp_path / "model.zip", random_env(), device="cpu")  # type: ignore[attr-defined]
     assert same(weights(loaded), weights(model))
     assert loaded.learn(32, reset_num_timesteps=False).num_timesteps == 64
+
+
+@pytest.mark.parametrize("wrong", [dict(use_rms_prop=True), dict(rms_prop_eps=1e-3)])
+def test_how_the_optimizer_is_built_cannot_be_changed_at_loading(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    tiny().save(tmp_path / "model")
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* cannot be changed by load.*set_parameters"):
+        VPG.load(tmp_path / "model", **wrong)
+
+
+def test_the_window_of_the_logged_means_can_be_changed_at_loading(tmp_path: Path) -> None:
+    tiny().learn(16).save(tmp_path / "model")
+    model = VPG.load(tmp_path / "model", random_env(), stats_window_size=5).learn(16)
+    assert model.ep_info_buffer is not None
+    assert model.ep_info_buffer.maxlen == 5
+    with pytest.raises(ValueError, match="stats_window_size=0"):
+        VPG.load(tmp_path / "model", stats_window_size=0)
+
+
+def test_a_symbolic_link_stays_one_and_the_model_goes_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    real, link = tmp_path / "run" / "real.zip", tmp_path / "latest.zip"
+    model = tiny()
+    model.save(real)
+    link.symlink_to(real)
+    model.learn(16).save(tmp_path / "latest")
+    assert link.is_symlink()
+    assert VPG.load(real).num_timesteps == 16

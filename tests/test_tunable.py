@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -530,3 +533,27 @@ def test_a_rule_that_asks_for_steps_of_the_actors_optimizer_is_told_where_there_
     with pytest.raises(ValueError, match=r"log_probs_after.*TunableTRPO.*accepted are VPG"):
         ours(TunableTRPO, gae_lambda=Trying()).learn(32)
     assert hasattr(Hoof(), "learning_rate_factor"), "by which a host knows such rules"
+
+
+@pytest.mark.parametrize("algorithm", [TunableA2C, TunablePPO])
+def test_a_model_that_has_trained_can_be_copied_and_its_buffer_pickled(algorithm: Any) -> None:
+    model = ours(algorithm, gae_lambda="explained_variance").learn(32)
+    model.predict(model.observation_space.sample())
+    copied = copy.deepcopy(model)
+    buffer = pickle.loads(pickle.dumps(model.rollout_buffer))
+    assert same(weights(model), weights(copied))
+    np.testing.assert_array_equal(buffer.advantages, model.rollout_buffer.advantages)
+    assert copied.learn(32, reset_num_timesteps=False).num_timesteps == 64
+
+
+@pytest.mark.parametrize("number", [np.float64(0.9), np.float32(0.9), np.int64(1), np.linspace(0.8, 1, 3)[1]])
+@pytest.mark.parametrize("algorithm", [VPG, TunableA2C, TunablePPO])
+def test_numpys_numbers_are_numbers(algorithm: Any, number: Any) -> None:
+    make = tiny if algorithm is VPG else partial(ours, algorithm)
+    one, other = (make(gae_lambda=value).learn(32) for value in (number, float(number)))
+    assert same(weights(one), weights(other))
+
+
+def test_an_array_is_no_lambda() -> None:
+    with pytest.raises(ValueError, match=r"gae_lambda=array\(\[0.5, 0.9\]\) .*number"):
+        tiny(gae_lambda=np.array([0.5, 0.9]))

@@ -263,8 +263,9 @@ def standardize(advantages: Array, valid: NDArray[np.bool_], *, scale: bool) -> 
     :return: same shape
     """
     used = advantages[valid]
-    centred: Array = advantages - used.mean()
-    if not scale or used.min() == used.max():
+    are_equal = used.min() == used.max()
+    centred: Array = advantages - (used.min() if are_equal else used.mean())  # their mean would differ by rounding
+    if not scale or are_equal:
         return centred
     standardized: Array = centred / (used.std(ddof=1) + 1e-8)
     return standardized

@@ -332,7 +332,7 @@ def minibatches(samples: Samples, batch_size: int | None, order: NDArray[np.int6
         yield samples
         return
     indices = th.as_tensor(np.arange(size) if order is None else order, device=samples.advantages.device)
-    for part in th.split(indices, batch_size or size):
+    for part in th.split(indices, int(batch_size or size)):
         yield _take(samples, part)
 
 

@@ -111,14 +111,15 @@ def collect(
         observations: Any = model._last_obs
         actions = _act(actor, observations, model, buffer)
         clipped_actions = clip(actions)
-        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        new_obs, rewards, ends, infos = env.step(clipped_actions)
+        dones = np.asarray(ends, dtype=np.bool_)
         model.num_timesteps += env.num_envs
 
         scope["n_steps"], scope["actions"], scope["clipped_actions"] = n_steps, actions, clipped_actions
         scope["new_obs"], scope["rewards"], scope["dones"], scope["infos"] = new_obs, rewards, dones, infos
         if step_values is not None:
             scope["obs_tensor"] = step_values.obs_tensor
-            scope["values"], scope["log_probs"] = step_values.values, step_values.log_probs
+            scope["values"], scope["log_probs"] = step_values.tensors
         callback.update_locals(scope)
         go_on = callback.on_step()
         buffer.append(observations, actions, rewards, dones)

@@ -6,6 +6,7 @@ read through MuJoCo, and an environment that can clone its state, as Atari's, is
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import importlib
 import inspect
@@ -65,6 +66,20 @@ _DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 
 # An attribute that takes more bytes is data that the environment was given, and not its state
 LARGEST_ATTRIBUTE = 2**20
+# Below, growing is of no account
+_SMALL = 2**16
+# An array of so many numbers that stays the same over episodes is not drawn for each of them
+_LEAST_DATA = 16
+
+
+class _NotGiven:
+    """Stands for an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "not given"
+
+
+_NOT_GIVEN = _NotGiven()
 
 
 class NotKeptError(Exception):
@@ -262,6 +277,10 @@ class _Layer:
         self.missing: list[str] = []
         self.spaces: list[Space] = []
         self.simulations: list[_MujocoSimulation | _Emulator] = []
+        self.given: set[str] = set()
+        """Those that have the name of a parameter of the constructor."""
+        self.registered = _registered_kwargs(layer)
+        """What ``gymnasium.make`` gave the constructor, pickled."""
         if isinstance(layer, _WITHOUT_STATE):
             return
         clones = hasattr(type(layer), "clone_state") and hasattr(type(layer), "restore_state")
@@ -275,7 +294,7 @@ class _Layer:
             if name not in skipped and not (value is None and name in _USUALLY_NONE):
                 self._consider(name, value, clones)
         parameters = _parameters(type(layer))
-        self.given = [name for name in self.names if name.removeprefix("_") in parameters]
+        self.given = {name for name in self.names if name.removeprefix("_") in parameters}
 
     def _consider(self, name: str, value: Any, clones: bool) -> None:
         module, kind = type(value).__module__, type(value).__name__
@@ -295,8 +314,15 @@ class _Layer:
             else:
                 self.names.append(name)
 
-    given: list[str] = []  # noqa: RUF012  never written into
-    """Those that have the name of a parameter of the constructor."""
+
+def _registered_kwargs(layer: Any) -> dict[str, bytes]:
+    spec = layer.spec if isinstance(layer, gym.Env) and not isinstance(layer, gym.Wrapper) else None
+    found = {}
+    for name, value in spec.kwargs.items() if spec else ():
+        with contextlib.suppress(Exception):  # what cannot be pickled cannot be compared either
+            if name != "render_mode":
+                found[name] = pickle.dumps(value)
+    return found
 
 
 def _parameters(kind: type) -> set[str]:
@@ -317,6 +343,7 @@ class EnvironmentKeeper:
         self.env = env
         self.why_not = ""
         self._given: Any = None
+        self._planned_bytes = 0
         self._plan()
 
     def _plan(self) -> None:
@@ -337,6 +364,9 @@ class EnvironmentKeeper:
             try:
                 values = [[layer.attributes[name] for name in layer.names] for layer in self._layers]
                 pickled = dumps((values, [space._np_random for space in self._spaces]))
+                if self._has_grown(len(pickled)):
+                    self._plan()  # an attribute may have become too large
+                    continue
                 break
             except Exception:  # an attribute has gone, or cannot be pickled any more
                 self._plan()
@@ -344,15 +374,30 @@ class EnvironmentKeeper:
             self.why_not = "what can be pickled of them is not the same twice"
             return None
         if self._given is None:
-            self._given = [{name: layer.attributes[name] for name in layer.given} for layer in self._layers]
-            self._given = pickle.loads(dumps(self._given))
+            self._given = [
+                dict(zip(layer.names, each, strict=True))
+                for layer, each in zip(self._layers, pickle.loads(pickled)[0], strict=True)
+            ]
         return {
             "layers": [(layer.label, layer.kind, layer.names) for layer in self._layers],
             "values": pickled,
             "given": self._given,
+            "registered": [layer.registered for layer in self._layers],
+            "have_ended": self._have_ended(),
             "missing": list(dict.fromkeys(words for layer in self._layers for words in layer.missing)),
             "simulations": [simulation.take() for simulation in self._simulations],
         }
+
+    def _has_grown(self, n_bytes: int) -> bool:
+        """Whether the state takes twice as much as when it was last planned what belongs to it."""
+        if n_bytes <= 2 * self._planned_bytes:
+            return False
+        is_new, self._planned_bytes = not self._planned_bytes, max(n_bytes, _SMALL)
+        return n_bytes > _SMALL and not is_new
+
+    def _have_ended(self) -> list[str]:
+        """Labels of the environments of which a Monitor has seen an episode's end."""
+        return [layer.label for layer in self._layers if layer.attributes.get("episode_returns")]
 
     def pack(self, state: State) -> State:
         """What :meth:`take` gave last, in a form that can be pickled."""
@@ -362,8 +407,10 @@ class EnvironmentKeeper:
     def put(self, saved: State) -> list[str]:
         """Put a state back into environments that have just been reset.
 
-        An attribute that has the name of a constructor's parameter, and did not change while training, is taken for
-        what the user gave: where it is another now, the environment is another.
+        What did not change while training is taken for what the user gave, or for what was made of it: arguments of
+        ``gymnasium.make``, attributes that have the name of a constructor's parameter, and, once an episode has ended,
+        arrays of some size (one number can be the same twice by chance). Where it is another now, the environment is
+        another.
 
         :param saved: from :meth:`pack`
         :return: how these environments differ from those that were saved; if they do, nothing is put back
@@ -381,7 +428,7 @@ class EnvironmentKeeper:
         states = [
             dict(zip(names, each, strict=True)) for (_, _, names), each in zip(saved["layers"], values, strict=True)
         ]
-        differences = [*self._changed_by_user(states, saved["given"])]
+        differences = list(dict.fromkeys(self._changed_by_user(states, saved)))
         pairs = list(zip(self._simulations, saved["simulations"], strict=False))
         sizes = (len(self._spaces), len(self._simulations)), (len(generators), len(saved["simulations"]))
         if sizes[0] != sizes[1] or not all(simulation.fits(packed) for simulation, packed in pairs):
@@ -397,11 +444,19 @@ class EnvironmentKeeper:
         self._given = saved["given"]
         return []
 
-    def _changed_by_user(self, states: list[State], given: list[State]) -> Iterator[str]:
-        for layer, state, began in zip(self._layers, states, given, strict=True):
+    def _changed_by_user(self, states: list[State], saved: State) -> Iterator[str]:
+        registered = saved.get("registered", [layer.registered for layer in self._layers])
+        for layer, there in zip(self._layers, registered, strict=True):
+            for name in sorted({*layer.registered, *there}):
+                both = [pickle.loads(each[name]) if name in each else _NOT_GIVEN for each in (layer.registered, there)]
+                if not _same(*both):
+                    yield f"{name} of {layer.label} is {reprlib.repr(both[0])} and was {reprlib.repr(both[1])}"
+        for layer, state, began in zip(self._layers, states, saved["given"], strict=True):
             for name, value in began.items():
                 now, then = layer.attributes.get(name), state.get(name)
-                if _same(value, then) and not _same(now, then):
+                is_data = isinstance(value, np.ndarray) and value.size >= _LEAST_DATA
+                counts = name in layer.given or (is_data and layer.label in saved.get("have_ended", ()))
+                if counts and _same(value, then) and not _same(now, then):
                     yield f"{name} of {layer.label} is {reprlib.repr(now)} and was {reprlib.repr(then)}"
 
     def _different_layers(self, saved: list[Any]) -> list[str]:

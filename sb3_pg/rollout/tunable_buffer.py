@@ -35,6 +35,10 @@ class TunableBuffer(RolloutBuffer):
         self._times_at_start: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         super().__init__(*args, **kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to one rollout: the variables of SB3's loop hold the model and its callbacks."""
+        return {name: value for name, value in vars(self).items() if name not in ("step_scope", "choose_lambdas")}
+
     def reset(self) -> None:
         """Begin a rollout."""
         super().reset()

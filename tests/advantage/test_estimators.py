@@ -742,3 +742,10 @@ def test_an_estimator_that_is_a_case_of_gae_gives_what_gae_gives(name: str) -> N
     trajectories = Trajectories(dones=dones, **arrays)
     as_gae = gae(trajectories, gamma=0.9, gae_lambda=entry.gae_lambda)
     assert np.allclose(entry.function(trajectories, gamma=0.9, gae_lambda=0.5), as_gae)
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_advantages_that_are_all_equal_become_nought_and_not_what_rounding_leaves(scale: bool) -> None:
+    equal = np.full((7, 3), 0.1, dtype=np.float32)
+    assert equal.mean() != equal[0, 0]  # by rounding
+    assert not standardize(equal, np.ones((7, 3), dtype=bool), scale=scale).any()

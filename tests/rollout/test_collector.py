@@ -7,12 +7,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, set_linear_critic, tiny, weights
 from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_pg import REINFORCE, VPG
 from sb3_pg.rollout import collector
@@ -380,3 +382,47 @@ def test_actions_keep_their_shape_and_kind_in_the_buffer() -> None:
         actions = one_rollout(tiny(lambda space=space: RandomEnv(space), n_envs=2)).actions
         assert actions.shape == (16, 2, *shapes[type(space).__name__])
         assert (actions.dtype.kind == "f") == isinstance(space, spaces.Box)
+
+
+class Locals(BaseCallback):
+    """Keeps what SB3's loop shows of the critic and of the policy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[type, tuple[int, ...]]] = []
+
+    def _on_step(self) -> bool:
+        self.found = [(type(self.locals[name]), tuple(self.locals[name].shape)) for name in ("values", "log_probs")]
+        return True
+
+
+def test_callbacks_see_values_and_log_probabilities_as_a2cs_do() -> None:
+    ours, theirs = Locals(), Locals()
+    tiny(n_envs=2, per_step_values=True).learn(32, callback=ours)
+    tiny(n_envs=2, algorithm=A2C).learn(32, callback=theirs)
+    assert ours.found == theirs.found == [(th.Tensor, (2, 1)), (th.Tensor, (2,))]
+
+
+class WholeNumbers(VecEnvWrapper):
+    """Ends of episodes as numbers."""
+
+    def __init__(self, venv: VecEnv, dtype: Any) -> None:
+        super().__init__(venv)
+        self.dtype = dtype
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards, dones.astype(self.dtype), infos
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32])
+@pytest.mark.parametrize("whole_episodes", [False, True])
+def test_ends_of_episodes_may_be_numbers(dtype: Any, whole_episodes: bool) -> None:
+    env = DummyVecEnv([lambda: ScriptedEnv([3]), lambda: ScriptedEnv([5])])
+    plain = tiny(env, whole_episodes=whole_episodes).learn(64)
+    env = DummyVecEnv([lambda: ScriptedEnv([3]), lambda: ScriptedEnv([5])])
+    wrapped = tiny(WholeNumbers(env, dtype), whole_episodes=whole_episodes).learn(64)
+    assert same(weights(plain), weights(wrapped))
