@@ -155,6 +155,8 @@ class _LookAhead:
         while True:
             before = self.psi
             self.advance()
+            if not np.isfinite(self.psi).all():
+                raise ValueError("the expectation does not converge: values must be finite, and gae_lambda in [0, 1]")
             if np.allclose(before, self.psi, rtol=0, atol=1e-14 * (1.0 + np.abs(self.psi).max())):
                 return
 

@@ -103,7 +103,9 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     folder = args.results / study.name
     results = read_all(study, folder)
     if results.n_others:
-        console.print(f"{study.name}: {results.n_others} results of other settings are left alone", markup=False)
+        console.print(
+            f"{study.name}: {results.n_others} results of other settings or seeds are left alone", markup=False
+        )
     tasks = [] if args.report else missing(study, results, args.only, args.logs)
     n_there = sum(map(len, results.found.values()))
     console.print(f"{study.name}: {n_there} results are there, {len(tasks)} to train", markup=False)

@@ -272,7 +272,8 @@ def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
 
 def fixed_curves(study: Study, env: str, names: Sequence[str]) -> list[str]:
     """Curves whose lambda is a number."""
-    blocks = {name: study.settings(study.curve(name), env).block for name in names}
+    here = [curve for curve in map(study.curve, names) if env in curve.envs]
+    blocks = {curve.name: study.settings(curve, env).block for curve in here}
     return [name for name, block in blocks.items() if isinstance(block.get("gae_lambda"), (int, float))]
 
 
@@ -308,7 +309,7 @@ def _regret(plan: FigurePlan, study: Study, results: Results) -> Figure:
 
 
 def _comparable(plan: FigurePlan, study: Study, results: Results) -> tuple[dict[str, Any], list[str]]:
-    n_seeds = {env: min(len(results.of(env, name)) for name in plan.curves) for env in plan.envs}
+    n_seeds = {env: min(len(scores(study, results, env, name, "final")) for name in plan.curves) for env in plan.envs}
     envs = [env for env in plan.envs if n_seeds[env] >= N_TO_SETTLE]
     if not envs:
         raise NothingToDrawError(f"no environment has been trained with {N_TO_SETTLE} seeds of all of its curves yet")

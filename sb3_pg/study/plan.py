@@ -378,12 +378,20 @@ def _curve(
         algo.known("algo", algo.get("algo", str), ALGOS),
         envs,
         block_name,
-        {**by_default, **section.get("hyperparams", dict, {}), **grid},
+        _without_steps(section, {**by_default, **section.get("hyperparams", dict, {}), **grid}),
         _timesteps(timesteps, steps, envs),
         _seeds(where("seeds") or top, seeds),
         section.document.line(section.place),
         kwargs.get("env_kwargs", dict) if kwargs else {},
     )
+
+
+def _without_steps(section: Section, hyperparams: Block) -> Block:
+    if "n_timesteps" in hyperparams:
+        its_own = [key for key in ("grid", "hyperparams") if "n_timesteps" in section.get(key, dict, {})]
+        message = "n_timesteps is a key of the curve, and not one of its hyperparams or its grid"
+        raise section.document.error((*section.place, *its_own), message)
+    return hyperparams
 
 
 def _timesteps(section: Section, key: str, envs: Iterable[str]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -28,13 +29,26 @@ from sb3_pg.pages import (
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, film
-from sb3_pg.study.plan import FigurePlan, Study
+from sb3_pg.study.plan import FIGURES, FigurePlan, Study
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
 from sb3_pg.tune.progress import clock
 
 INDEX = "studies"
 """Mark of the list in docs/studies/README.md."""
+_IS_OURS = re.compile(rf"\d\d_({'|'.join(FIGURES)})\.png|agent\.gif")
+_CAPTIONS = {
+    "curves": "Learning curves",
+    "seconds": "Return against seconds",
+    "scores": "Scores",
+    "against": "Score against a hyperparameter",
+    "regret": "Regret to the best fixed lambda",
+    "profile": "Performance profile",
+    "improvement": "Probability of improvement",
+    "walks": "Walks of the final policies",
+}
+"""Of figures that the plan gives no title."""
+
 N_NAMED = 12
 
 
@@ -53,7 +67,7 @@ def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path
     blocks = list(_blocks(study, results, folder, logs))
     pictures = {block.name: block.content for block in blocks if isinstance(block, Picture)}
     for old in folder.glob("*.*"):
-        if old.suffix in (".png", ".gif") and old.name not in pictures:
+        if _IS_OURS.fullmatch(old.name) and old.name not in pictures:
             old.unlink()
     for name, content in pictures.items():
         write_whole(folder / name, content)
@@ -102,7 +116,7 @@ def _figures(study: Study, results: Results, folder: Path, logs: Path) -> Page:
         if not picture:
             yield Paragraph(f"{plan.title or plan.kind}: not drawn, since {why_not}.")
             continue
-        yield Picture(name, plan.title or "Learning curves", picture)
+        yield Picture(name, plan.title or _CAPTIONS[plan.kind], picture)
         if plan.kind == "regret":
             yield from _regret_tables(plan, study, results)
         if plan.kind == "scores" and len(plan.envs) > 1:
@@ -243,7 +257,7 @@ def _made_with(study: Study, results: Results) -> Page:
             versions.setdefault(name, set()).add(version)
     listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
     others = (
-        f" {results.n_others} results in the same files are of other settings, and left alone."
+        f" {results.n_others} results in the same files are of other settings or seeds, and left alone."
         if results.n_others
         else ""
     )

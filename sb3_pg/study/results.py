@@ -83,7 +83,8 @@ class RunResult:
 
         :param key: ``"returns"``, ``"lengths"``, ``"successes"``, or a key of ``logged``
         """
-        values: list[float | None] = getattr(self, key) if hasattr(self, key) else self.logged.get(key, [])
+        along_the_training = key in ("returns", "lengths", "successes")
+        values: list[float | None] = getattr(self, key) if along_the_training else self.logged.get(key, [])
         array = np.array([np.nan if value is None else value for value in values or [None] * N_SHARES], dtype=float)
         last = np.maximum.accumulate(np.where(np.isfinite(array), np.arange(len(array)), 0))
         return array[last]

@@ -37,7 +37,7 @@ class Results:
     The results of a study's settings.
 
     :param found: by environment and curve, then by seed
-    :param n_others: results in the same files that were trained with other settings
+    :param n_others: results in the same files of other settings, or of seeds that the plan has not
     """
 
     found: dict[Key, dict[int, RunResult]] = field(default_factory=dict)
@@ -61,7 +61,7 @@ def read_all(study: Study, folder: Path) -> Results:
             settings = study.settings(curve, env)
             known = results.found.setdefault((env, curve.name), {})
             for result in read_results(path_of(folder, env, curve.name)):
-                if result.settings == settings:
+                if result.settings == settings and result.seed in curve.seeds:
                     known.setdefault(result.seed, result)
                 else:
                     results.n_others += 1

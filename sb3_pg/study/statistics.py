@@ -81,7 +81,9 @@ def measured(result: RunResult, measure: str) -> float:
 
 def scores(study: Study, results: Results, env: str, curve: str, measure: str) -> Array:
     """
-    A number for each seed of a curve. A training that diverged has the worst one of the environment's curves.
+    Number of each seed of a curve; where a training diverged, the worst one of the environment's curves.
+
+    What was logged is neither good nor bad: there, such a training is left out.
 
     :param study: the plan
     :param results: of its trainings
@@ -91,7 +93,8 @@ def scores(study: Study, results: Results, env: str, curve: str, measure: str) -
     :return: shape ``(n_seeds,)``
     """
     values = np.array([measured(result, measure) for result in results.of(env, curve)], dtype=float)
-    if np.isnan(values).any() and any(result.failure for result in results.of(env, curve)):
+    has_a_worst = not measure.startswith(("logged:", "early:"))
+    if has_a_worst and np.isnan(values).any() and any(result.failure for result in results.of(env, curve)):
         names = [other.name for other in study.curves if env in other.envs]
         everywhere = [measured(result, measure) for name in names for result in results.of(env, name)]
         known = [value for value in everywhere if np.isfinite(value)]

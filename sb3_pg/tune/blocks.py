@@ -187,7 +187,7 @@ def parameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, Parameter]:
     return {
         name: parameter
         for name, parameter in found.items()
-        if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and not name.startswith("_")
+        if parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY) and not name.startswith("_")
     }
 
 

@@ -206,3 +206,11 @@ def test_a_batchs_mean_matters_only_where_episodes_are_discarded(estimator: str)
 def test_wrong_calls_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expected_gradient(SMALL, POLICY, **settings)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize(("gae_lambda", "value"), [(2.0, 0.0), (1.0, float("nan"))])
+def test_what_does_not_converge_is_an_error_and_no_endless_loop(gae_lambda: float, value: float) -> None:
+    policy, values = softmax_policy(np.zeros((6, 3))), np.full(6, value)
+    with pytest.raises(ValueError, match=r"does not converge: values must be finite, and gae_lambda in \[0, 1\]"):
+        expected_gradient(random_chain(), policy, "gae", gae_lambda=gae_lambda, values=values)

@@ -98,6 +98,24 @@ def test_full_and_tiny_change_steps_and_nothing_that_was_not_asked_for(tmp_path:
     assert tiny.settings(tiny.curves[0], "CartPole-v1").block["critic_batch_size"] == 32
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("grid: {gae_lambda: [0.5, 1]}", "grid: {gae_lambda: [0.5, 1], n_timesteps: [64]}", 15),
+        ('hyperparams: {gae_lambda: "auto:0.5"}', 'hyperparams: {gae_lambda: "auto:0.5", n_timesteps: 64}', 16),
+        ("hyperparams: {n_envs: 2", "hyperparams: {n_timesteps: 64, n_envs: 2", None),
+    ],
+)
+def test_steps_are_no_hyperparameter(old: str, new: str, line: int | None, tmp_path: Path) -> None:
+    assert PLAN.count(old) == 1
+    text = PLAN.replace(old, new)
+    if "grid" in new:
+        text = text.replace('name: "{gae_lambda}"', 'name: "{gae_lambda}_{n_timesteps}"')
+    with pytest.raises(StudyError, match="n_timesteps is a key of the curve") as raised:
+        read_study(write_plan(tmp_path, text))
+    assert line is None or f"small.yml:{line}:" in str(raised.value)
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_plans_of_the_project_are_right(path: Path) -> None:
     plan = read_study(path)

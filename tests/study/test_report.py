@@ -95,6 +95,31 @@ def test_a_curve_without_numbers_leaves_the_figure_to_the_others(tmp_path: Path)
         draw(unknown, plan, results)
 
 
+def test_seeds_that_never_end_an_episode_make_no_profile_and_a_page(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    for seed in results.found["CartPole-v1", "auto"]:
+        nothing: dict[str, Any] = dict(returns=[None] * 50, n_episodes=[0] * 50)
+        results.found["CartPole-v1", "auto"][seed] = result(seed, **nothing)
+    for name in ("0.5", "1"):
+        for seed in results.found["CartPole-v1", name]:
+            results.found["CartPole-v1", name][seed] = result(seed, failure="NaN in the weights", **nothing)
+    text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
+    assert "profile: not drawn, since no environment has been trained with 3 seeds" in text
+
+
+def test_pictures_of_the_users_beside_a_page_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "studies" / "small"
+    folder.mkdir(parents=True)
+    for name in ("holiday.png", "01_holiday.png", "holiday.gif", "99_curves.png"):
+        (folder / name).write_bytes(b"mine")
+    plan = study(tmp_path)
+    write_report(plan, results_of(plan), tmp_path / "docs", tmp_path / "logs")
+    assert {path.name for path in folder.iterdir() if path.read_bytes() == b"mine"} == {
+        "holiday.png", "01_holiday.png", "holiday.gif"
+    }  # fmt: skip
+
+
 def test_nothing_trained_is_a_page_too(tmp_path: Path) -> None:
     text = write_report(study(tmp_path), Results(), tmp_path / "docs", tmp_path / "logs").read_text()
     assert "0 of 6 trainings are done." in text

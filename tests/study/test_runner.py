@@ -53,6 +53,18 @@ def test_what_is_there_is_not_trained_again(tmp_path: Path) -> None:
     assert [len(results.of("CartPole-v1", name)) for name in ("0.5", "1", "auto")] == [2, 1, 1]
 
 
+def test_seeds_that_the_plan_has_not_are_counted_and_left_alone(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    path = path_of(tmp_path, "CartPole-v1", "1")
+    settings = plan.settings(plan.curve("1"), "CartPole-v1")
+    for seed in (1, 7, 8):
+        append_result(path, result(seed, settings=settings))
+    results = read_all(plan, tmp_path)
+    assert [one.seed for one in results.of("CartPole-v1", "1")] == [1]
+    assert results.n_others == 2
+    assert len(read_results(path)) == 3
+
+
 def test_results_of_other_settings_are_counted_and_left_alone(tmp_path: Path) -> None:
     plan = study(tmp_path)
     path = path_of(tmp_path, "CartPole-v1", "1")

@@ -140,6 +140,24 @@ def test_a_training_that_diverged_counts_as_the_worst_of_its_environment(tmp_pat
     assert estimate(scores(plan, results, "CartPole-v1", "auto", "final")).n_seeds == 3
 
 
+def test_what_was_logged_has_no_worst_and_so_those_that_diverged_are_left_out(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    logged: dict[str, list[float | None]] = {"train/grad_norm": [1e6] * N_SHARES}
+    results.found["CartPole-v1", "auto"] = {
+        seed: result(seed, logged=logged, failure="NaN in the weights" if seed < 3 else "") for seed in (1, 2, 3)
+    }
+    for measure in ("logged:train/grad_norm", "early:train/grad_norm"):
+        assert scores(plan, results, "CartPole-v1", "auto", measure).tolist() == [1e6]
+
+
+def test_what_is_no_curve_is_not_drawn_as_one() -> None:
+    trained = result(1)
+    assert np.isnan(trained.curve("evaluation")).all()
+    assert np.isnan(trained.curve("seconds")).all()
+    assert np.isfinite(trained.curve("returns")).all()
+
+
 def test_the_band_is_the_interquartile_mean_of_each_share_with_its_bootstrap() -> None:
     rng = np.random.default_rng(1)
     each = [result(seed, returns=list(100 + 10 * rng.normal(size=N_SHARES))) for seed in range(8)]
