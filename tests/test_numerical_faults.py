@@ -402,6 +402,7 @@ def test_constant_rewards_and_all_terminal_batches_keep_the_weights_finite(
     assert is_finite(model)
 
 
+@pytest.mark.filterwarnings("ignore:baseline=.* makes every advantage of this batch nought:UserWarning")
 @pytest.mark.parametrize("baseline", ["none", "mean", "time_mean", "leave_one_out"])
 @pytest.mark.parametrize("normalize_advantage", [True, "center"])
 def test_advantages_without_variance_leave_the_policy_as_it_is(baseline: str, normalize_advantage: Any) -> None:

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -219,6 +220,19 @@ def merged(block: Block, sampled: Mapping[str, Any]) -> Block:
         else:
             result["policy_kwargs"] = f"dict({arguments})"
     return result
+
+
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """
+    Write values as RL Zoo's command line takes them, ``KEY:VALUE``, for RL Zoo to evaluate.
+
+    :param values: plain values; infinity and NaN, which have no literal, become calls
+    """
+    found = []
+    for key, value in values.items():
+        has_literal = not isinstance(value, float) or math.isfinite(value)
+        found.append(f"{key}:{value!r}" if has_literal else f"{key}:float('{value}')")
+    return found
 
 
 def as_text(value: Any) -> str:

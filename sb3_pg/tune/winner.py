@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 
 import yaml
 
+from sb3_pg.tune.blocks import as_words
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.final import Standing
 from sb3_pg.tune.record import StudyRecord
@@ -27,9 +29,12 @@ def winner_file(
     :param standings: ranked candidates, at least one
     :param today: date of the comment
     """
+    words = ["python", "-m", "rl_zoo3.train", "--algo", experiment.algo, "--env", experiment.env, "-conf", "THIS_FILE"]
+    words += ["--gym-packages", *experiment.gym_packages] if experiment.gym_packages else []
+    words += ["--env-kwargs", *as_words(experiment.env_kwargs)] if experiment.env_kwargs else []
     lines = [
         f"# Hyperparameters of {experiment.algo} for RL Zoo, searched by sb3_pg.tune:",
-        f"#   python -m rl_zoo3.train --algo {experiment.algo} --env {experiment.env} -conf THIS_FILE",
+        f"#   {shlex.join(words)}",
         "",
         *textwrap.wrap(
             provenance(record, experiment, rules, standings, today),

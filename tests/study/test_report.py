@@ -231,6 +231,14 @@ def test_the_command_of_each_curve_trains_what_the_study_trains(path: Path, monk
                        or key not in wanted for key in set(block) - set(wanted))  # fmt: skip
 
 
+def test_the_command_imports_packages_and_writes_infinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PLAN.replace('hyperparams: {gae_lambda: "auto:0.5"}', "hyperparams: {max_grad_norm: .inf}")
+    plan = study(tmp_path, text.replace("seeds: 2", "seeds: 2\ngym_packages: [sb3_pg.envs]"))
+    line = command(plan, plan.curve("auto"), "CartPole-v1")
+    assert "--gym-packages sb3_pg.envs" in line
+    assert read_by_the_zoo(line, monkeypatch)["block"]["max_grad_norm"] == float("inf")
+
+
 def test_the_first_seed_s_model_makes_a_film(tmp_path: Path) -> None:
     plan = study(tmp_path)
     (task,) = [one for one in missing(plan, read_all(plan, tmp_path), ["auto"], tmp_path / "logs") if one.keep_model]

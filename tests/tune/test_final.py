@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,9 @@ def test_the_file_says_when_no_trial_beat_the_block_and_what_yaml_cannot_hold(re
     assert "the block of the file, which no trial beat" in " ".join(text.split())
     assert "# estimator is no plain value" in text
     assert yaml.safe_load(text) == {"Planted-v0": BLOCK}
+
+
+def test_the_winners_command_has_what_the_environment_was_made_with(record: StudyRecord) -> None:
+    experiment = replace(EXPERIMENT, env_kwargs={"size": 6, "wind": float("inf")}, gym_packages=("my_envs",))
+    text = winner_file(record, experiment, rules(), [standing(BLOCK_CANDIDATE, 50.0)], TODAY)
+    assert "-conf THIS_FILE --gym-packages my_envs --env-kwargs size:6 'wind:float('\"'\"'inf'\"'\"')'" in text
