@@ -171,6 +171,7 @@ class _Snapshot:
         self._copies = [(these, _flatten(these).clone() if len(these) == 1 else _flatten(these)) for these in kinds]
 
     def restore(self) -> None:
+        """Put weights and optimizers back."""
         with th.no_grad():
             for tensors, flat in self._copies:
                 copies = th.split(flat, [tensor.numel() for tensor in tensors])

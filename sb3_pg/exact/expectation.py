@@ -196,6 +196,7 @@ class _Occupancy:
         self.begun = 1.0
 
     def advance(self) -> None:
+        """Go one step further in the episode."""
         moved = self.there @ self._between
         ended = moved[:, self._mdp.terminal].sum()
         later = self.discounted @ self._between * self._mdp.gamma
@@ -235,6 +236,7 @@ def _whole_episodes(
     look.settle()
 
     def weight(step: int, clock: int, there: Array) -> float:
+        """Of a step's Psi: its discount, less its own part in a mean over the episodes."""
         discount = mdp.gamma**step if state_discount else 1.0
         if baseline != "time_mean" or n_episodes is None:
             return discount

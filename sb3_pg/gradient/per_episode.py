@@ -167,6 +167,7 @@ def _output_by_autograd(policy: ActorCriticPolicy, observations: PyTorchObs, act
     seen: list[tuple[th.Tensor, th.Tensor]] = []
 
     def begin_graph_here(_: nn.Module, inputs: tuple[th.Tensor, ...], output: th.Tensor) -> th.Tensor:
+        """Let gradients end at this layer's output, and keep that with the layer's input."""
         leaf = output.detach().requires_grad_()
         seen.append((inputs[0].detach(), leaf))
         th.set_grad_enabled(True)  # the no_grad() below ends it

@@ -112,17 +112,12 @@ class ForwardActor:
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
-        self.values: Array = np.empty(0)
-        self.log_probs: Array = np.empty(0)
-        self.tensors: list[th.Tensor] = []
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
         self.obs_tensor: Any = obs_as_tensor(observations, self.policy.device)
         with th.no_grad():
-            actions, *self.tensors = self.policy(self.obs_tensor)
-        self.values = self.tensors[0].cpu().numpy().flatten()
-        self.log_probs = self.tensors[1].cpu().numpy()
+            actions, self.values, self.log_probs = self.policy(self.obs_tensor)
         drawn: Array = actions.cpu().numpy()
         return drawn
 

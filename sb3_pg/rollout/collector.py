@@ -119,7 +119,7 @@ def collect(
         scope["new_obs"], scope["rewards"], scope["dones"], scope["infos"] = new_obs, rewards, dones, infos
         if step_values is not None:
             scope["obs_tensor"] = step_values.obs_tensor
-            scope["values"], scope["log_probs"] = step_values.tensors
+            scope["values"], scope["log_probs"] = step_values.values, step_values.log_probs
         callback.update_locals(scope)
         go_on = callback.on_step()
         buffer.append(observations, actions, rewards, dones)
@@ -133,7 +133,8 @@ def collect(
         if n_done or _has_episode(infos):
             model._update_info_buffer(infos, dones)
         if step_values is not None:
-            buffer.values[n_steps], buffer.log_probs[n_steps] = step_values.values, step_values.log_probs
+            buffer.values[n_steps] = step_values.values.cpu().numpy().flatten()
+            buffer.log_probs[n_steps] = step_values.log_probs.cpu().numpy()
         if n_done:
             buffer.terminal_observations += time_limits(n_steps, dones, infos)
         n_steps += 1
@@ -254,6 +255,7 @@ class _Shares:
         self._history: list[NDArray[np.bool_]] = []
 
     def count(self, n_steps: int, dones: NDArray[np.bool_]) -> None:
+        """Take note of a step; afterwards ``complete`` says whether it was the last."""
         if self.rule.cuts_episodes:
             self.complete = n_steps >= self.rule.n_steps
             return
@@ -269,6 +271,7 @@ class _Shares:
             )
 
     def valid(self) -> NDArray[np.bool_] | None:
+        """Which steps belong to the batch, shape ``(n_steps, n_envs)``; None for all."""
         return None if self.rule.cuts_episodes else np.stack(self._history)
 
 

@@ -128,6 +128,7 @@ class _Meter:
         self.room = LARGEST_ATTRIBUTE
 
     def write(self, data: Any) -> int:
+        """Count bytes as a file takes them."""
         size = memoryview(data).nbytes
         self.room -= size
         if self.room < 0:
@@ -139,6 +140,7 @@ class _Trial(pickle.Pickler):
     """Refuses what holds an environment: its copy would be another environment."""
 
     def reducer_override(self, obj: Any) -> Any:
+        """See :meth:`pickle.Pickler.reducer_override`."""
         if isinstance(obj, (gym.Env, VectorEnv, VecEnv)):
             raise pickle.PicklingError("it holds an environment")
         return NotImplemented
@@ -214,6 +216,7 @@ class _MujocoSimulation:
         return self._copy
 
     def pack(self, data: Any) -> Any:
+        """What :meth:`take` gave, in a form that can be pickled."""
         state = np.empty(self._mujoco.mj_stateSize(data.model, self._what))
         self._mujoco.mj_getState(data.model, data, state, self._what)
         arrays = {name: getattr(data, name) for name in dir(data) if not name.startswith("_")}
@@ -224,6 +227,7 @@ class _MujocoSimulation:
         return bool(self._mujoco.mj_stateSize(model, self._what) == len(packed[0]))
 
     def put(self, packed: Any) -> None:
+        """Put back what :meth:`pack` gave."""
         data = self._attributes[self._name]
         state, arrays = packed
         self._mujoco.mj_setState(data.model, data, state, self._what)
@@ -296,6 +300,18 @@ class _Layer:
         parameters = _parameters(type(layer))
         self.given = {name for name in self.names if name.removeprefix("_") in parameters}
 
+    def what_may_be_given(self, values: list[Any]) -> dict[str, Any]:
+        """Those of its attributes that the user gave, or that may be made of what the user gave.
+
+        :param values: of ``names``
+        """
+        pairs = zip(self.names, values, strict=True)
+        return {
+            name: value
+            for name, value in pairs
+            if name in self.given or (isinstance(value, np.ndarray) and value.size >= _LEAST_DATA)
+        }
+
     def _consider(self, name: str, value: Any, clones: bool) -> None:
         module, kind = type(value).__module__, type(value).__name__
         if isinstance(value, spaces.Space):
@@ -343,10 +359,10 @@ class EnvironmentKeeper:
         self.env = env
         self.why_not = ""
         self._given: Any = None
-        self._planned_bytes = 0
         self._plan()
 
     def _plan(self) -> None:
+        self._planned_bytes, self._has_grown = 0, False
         try:
             self._layers = [_Layer(label, layer) for label, layer in _layers_of(self.env)]
         except NotKeptError as reason:
@@ -356,7 +372,7 @@ class EnvironmentKeeper:
 
     def take(self) -> State | None:
         """The state now; valid until the next call. None where it cannot be had, and ``why_not`` says why."""
-        if any(len(layer.attributes) != layer.size for layer in self._layers):
+        if self._has_grown or any(len(layer.attributes) != layer.size for layer in self._layers):
             self._plan()
         for _ in range(2):
             if self.why_not:
@@ -364,20 +380,18 @@ class EnvironmentKeeper:
             try:
                 values = [[layer.attributes[name] for name in layer.names] for layer in self._layers]
                 pickled = dumps((values, [space._np_random for space in self._spaces]))
-                if self._has_grown(len(pickled)):
-                    self._plan()  # an attribute may have become too large
-                    continue
                 break
             except Exception:  # an attribute has gone, or cannot be pickled any more
                 self._plan()
         else:
             self.why_not = "what can be pickled of them is not the same twice"
             return None
+        n_bytes = max(len(pickled), _SMALL)
+        self._planned_bytes = self._planned_bytes or n_bytes
+        self._has_grown = n_bytes > 2 * self._planned_bytes  # an attribute may have become too large
         if self._given is None:
-            self._given = [
-                dict(zip(layer.names, each, strict=True))
-                for layer, each in zip(self._layers, pickle.loads(pickled)[0], strict=True)
-            ]
+            began = zip(self._layers, pickle.loads(pickled)[0], strict=True)
+            self._given = [layer.what_may_be_given(values) for layer, values in began]
         return {
             "layers": [(layer.label, layer.kind, layer.names) for layer in self._layers],
             "values": pickled,
@@ -387,13 +401,6 @@ class EnvironmentKeeper:
             "missing": list(dict.fromkeys(words for layer in self._layers for words in layer.missing)),
             "simulations": [simulation.take() for simulation in self._simulations],
         }
-
-    def _has_grown(self, n_bytes: int) -> bool:
-        """Whether the state takes twice as much as when it was last planned what belongs to it."""
-        if n_bytes <= 2 * self._planned_bytes:
-            return False
-        is_new, self._planned_bytes = not self._planned_bytes, max(n_bytes, _SMALL)
-        return n_bytes > _SMALL and not is_new
 
     def _have_ended(self) -> list[str]:
         """Labels of the environments of which a Monitor has seen an episode's end."""
@@ -454,8 +461,7 @@ class EnvironmentKeeper:
         for layer, state, began in zip(self._layers, states, saved["given"], strict=True):
             for name, value in began.items():
                 now, then = layer.attributes.get(name), state.get(name)
-                is_data = isinstance(value, np.ndarray) and value.size >= _LEAST_DATA
-                counts = name in layer.given or (is_data and layer.label in saved.get("have_ended", ()))
+                counts = name in layer.given or layer.label in saved.get("have_ended", ())
                 if counts and _same(value, then) and not _same(now, then):
                     yield f"{name} of {layer.label} is {reprlib.repr(now)} and was {reprlib.repr(then)}"
 

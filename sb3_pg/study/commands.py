@@ -9,7 +9,7 @@ from typing import Any
 from rl_zoo3.utils import ALGOS
 
 from sb3_pg.study.plan import Curve, Study, block_of_the_zoo
-from sb3_pg.tune.blocks import as_words, parameters_of
+from sb3_pg.tune.blocks import as_words, environment_flags, parameters_of
 from sb3_pg.tune.experiment import Block
 
 _OF_THE_ZOO: dict[str, Any] = {"n_envs": 1, "normalize": False}
@@ -27,10 +27,7 @@ def command(study: Study, curve: Curve, env: str) -> str:
     settings = study.settings(curve, env)
     words = ["python", "-m", "rl_zoo3.train", "--algo", curve.algo, "--env", env]
     words += ["-n", str(settings.n_timesteps), "--seed", str(curve.seeds[0])]
-    if study.gym_packages:
-        words += ["--gym-packages", *study.gym_packages]
-    if settings.env_kwargs:
-        words += ["--env-kwargs", *as_words(settings.env_kwargs)]
+    words += environment_flags(study.gym_packages, settings.env_kwargs)
     own = {key: settings.block[key] for key in curve.hyperparams if key in settings.block}  # whatever the block has
     changed = {**own, **difference(curve.algo, env, settings.block)}
     if changed:

@@ -260,6 +260,7 @@ def run_study(
     with _alone(folder), Board(study, tasks, results, backend.capacity, console) as board:
 
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:
+            """Write down the result of a training before its checkpoint goes."""
             task = outcome.task
             name = f"{study.name}: {task.settings.env}, curve {task.curve}, seed {task.seed}"
             if outcome.error is not None:

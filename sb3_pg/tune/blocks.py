@@ -222,6 +222,12 @@ def merged(block: Block, sampled: Mapping[str, Any]) -> Block:
     return result
 
 
+def environment_flags(gym_packages: tuple[str, ...], env_kwargs: Mapping[str, Any]) -> list[str]:
+    """Words of an ``rl_zoo3`` command that make an environment as it was made here."""
+    packages = ["--gym-packages", *gym_packages] if gym_packages else []
+    return packages + (["--env-kwargs", *as_words(env_kwargs)] if env_kwargs else [])
+
+
 def as_words(values: Mapping[str, Any]) -> list[str]:
     """
     Write values as RL Zoo's command line takes them, ``KEY:VALUE``, for RL Zoo to evaluate.

@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import yaml
 
-from sb3_pg.tune.blocks import as_words
+from sb3_pg.tune.blocks import environment_flags
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.final import Standing
 from sb3_pg.tune.record import StudyRecord
@@ -30,8 +30,7 @@ def winner_file(
     :param today: date of the comment
     """
     words = ["python", "-m", "rl_zoo3.train", "--algo", experiment.algo, "--env", experiment.env, "-conf", "THIS_FILE"]
-    words += ["--gym-packages", *experiment.gym_packages] if experiment.gym_packages else []
-    words += ["--env-kwargs", *as_words(experiment.env_kwargs)] if experiment.env_kwargs else []
+    words += environment_flags(experiment.gym_packages, experiment.env_kwargs)
     lines = [
         f"# Hyperparameters of {experiment.algo} for RL Zoo, searched by sb3_pg.tune:",
         f"#   {shlex.join(words)}",

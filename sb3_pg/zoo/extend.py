@@ -108,6 +108,7 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
 
     @functools.wraps(upstream)
     def read_hyperparameters(self: Any) -> Any:
+        """From our files, where the Zoo has none for the algorithm."""
         if self.algo not in ALGORITHMS:
             return upstream(self)
         if self.trial_id == 0:
@@ -121,6 +122,7 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
 
     @functools.wraps(preprocess_schedules)
     def read_schedules(hyperparams: dict[str, Any]) -> Any:
+        """``lin_START_END`` beside the Zoo's own forms."""
         two_numbers = {
             key: as_schedule(hyperparams.pop(key), key)
             for key in ("learning_rate", "clip_range")
@@ -132,6 +134,7 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
 
     @functools.wraps(objective)
     def objective_with_attributes(self: Any, trial: Any) -> float:
+        """The Zoo's, for a trial that knows whether the block has gSDE."""
         if self.algo in ALGORITHMS:
             from sb3_pg.zoo.search_spaces import USE_SDE  # not above: see _extend_hyperparams_opt
 
@@ -152,6 +155,7 @@ def _extend_continuation(manager_class: Any) -> None:
 
     @functools.wraps(create_callbacks)
     def create_our_callbacks(self: Any) -> None:
+        """The Zoo's, with statistics beside every checkpoint."""
         given = list(self.callbacks)
         create_callbacks(self)
         if self.algo in ALGORITHMS:
@@ -164,6 +168,7 @@ def _extend_continuation(manager_class: Any) -> None:
 
     @functools.wraps(maybe_normalize)
     def normalize_as_the_checkpoint(self: Any, env: VecEnv, eval_env: bool) -> VecEnv:
+        """With the statistics of the checkpoint that training goes on from, where it has its own."""
         path = _statistics_of(self.trained_agent)
         if self.algo not in ALGORITHMS or path is None or not path.is_file():
             return cast(VecEnv, maybe_normalize(self, env, eval_env))
@@ -176,6 +181,7 @@ def _extend_continuation(manager_class: Any) -> None:
 
     @functools.wraps(learn)
     def learn_on(self: Any, model: Any) -> None:
+        """The Zoo's, counting on where ``-i`` goes on."""
         learn(self, _Continued(model) if self.algo in ALGORITHMS and self.continue_training else model)
 
     manager_class.create_callbacks = create_our_callbacks
