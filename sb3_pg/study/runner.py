@@ -23,7 +23,8 @@ from sb3_pg.study.plan import Study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
 from sb3_pg.study.training import CHECKPOINT, RunTask, quiet_mujoco, train
-from sb3_pg.tune.blocks import BlockManager, silence
+from sb3_pg.tune.blocks import try_block
+from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.progress import LiveConsole, clock
 
@@ -117,17 +118,11 @@ def check(study: Study, tasks: Iterable[RunTask]) -> None:
         seen.add((settings.env, task.curve))
         experiment = Experiment(settings.algo, settings.env, settings.n_timesteps, env_kwargs=settings.env_kwargs)
         try:
-            with silence(), warnings.catch_warnings():
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # they are shown by nobody's training either
-                make_model, env, eval_env, _ = BlockManager(experiment, settings.block, seed=task.seed).build()
-                try:
-                    make_model()
-                finally:
-                    env.close()
-                    eval_env.close()
-        except Exception as error:
-            message = f"{settings.algo} cannot be made for {settings.env}: {type(error).__name__}: {error}"
-            raise study.error(study.curve(task.curve), message) from error
+                try_block(experiment, settings.block, task.seed)
+        except TuneError as error:
+            raise study.error(study.curve(task.curve), str(error)) from error
 
 
 class Board(LiveConsole):

@@ -19,15 +19,15 @@ import numpy as np
 from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg.faults import is_divergence
 from sb3_pg.pages import write_whole
 from sb3_pg.saving import SavingMixin
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
-from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
+from sb3_pg.tune.blocks import BlockManager, prepare, silence
+from sb3_pg.tune.evaluation import EndlessEpisodeError, returns_of
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.training import DIVERGED_WEIGHTS, has_diverged
 
@@ -235,6 +235,7 @@ def train(task: RunTask) -> RunResult:
         settings.algo,
         settings.env,
         settings.n_timesteps,
+        eval_episodes=task.eval_episodes,
         n_eval_envs=1,
         env_kwargs=settings.env_kwargs,
         gym_packages=task.gym_packages,
@@ -252,9 +253,9 @@ def train(task: RunTask) -> RunResult:
         try:
             model = _begin(task, make_model, env, curve)
             failure = _learn(task, model, callbacks, curve)
-            if not failure:
-                sync_envs_normalization(env, eval_env)
-                evaluation = _evaluate(task, model, eval_env)
+            if not failure and task.eval_episodes:
+                with contextlib.suppress(EndlessEpisodeError):  # the training is worth keeping without
+                    evaluation = returns_of(model, eval_env, experiment)
         finally:
             env.close()
             eval_env.close()
@@ -291,14 +292,3 @@ def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: Lear
         curve.on_training_end()
         return " ".join(str(error).split())[:300]
     return DIVERGED_WEIGHTS if has_diverged(model) else ""
-
-
-def _evaluate(task: RunTask, model: BaseAlgorithm, eval_env: VecEnv) -> list[float]:
-    if not task.eval_episodes:
-        return []
-    deterministic = is_deterministic(task.settings.env)
-    returns: Any
-    returns, _ = evaluate_policy(
-        model, eval_env, task.eval_episodes, deterministic, return_episode_rewards=True, warn=False
-    )
-    return list(map(float, returns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import gymnasium as gym
 from rl_zoo3.utils import ALGOS, StoreDict
@@ -22,6 +23,24 @@ EPILOG = """
 The study goes on when the same command is given again, also after it was killed. --n-trials is then the number of
 trials of the whole study. Every worker has one thread of torch and BLAS.
 """
+
+
+class Pairs(StoreDict):
+    """RL Zoo's ``KEY:VALUE``, with values that Python can evaluate; what is none ends the command with a line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """See :class:`argparse.Action`."""
+        try:
+            super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
+        except Exception as error:  # of evaluating any text
+            message = f"KEY:VALUE is expected, with a VALUE as Python writes it, not {' '.join(values)} ({error})"
+            raise argparse.ArgumentError(self, message) from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,9 +64,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--vec-env", choices=("dummy", "subproc"), default="dummy", help="kind of VecEnv (%(default)s)")
     group.add_argument("--device", default="auto", help="torch device (%(default)s)")
     group.add_argument("--gym-packages", nargs="+", default=[], help="modules that register environments")
-    group.add_argument("--env-kwargs", nargs="+", action=StoreDict, help="arguments of the environment")
-    group.add_argument("--eval-env-kwargs", nargs="+", action=StoreDict, help="arguments of the one for evaluations")
-    group.add_argument("-params", "--hyperparams", nargs="+", action=StoreDict, help="hyperparameters over the file's")
+    group.add_argument("--env-kwargs", nargs="+", action=Pairs, help="arguments of the environment")
+    group.add_argument("--eval-env-kwargs", nargs="+", action=Pairs, help="arguments of the one for evaluations")
+    group.add_argument("-params", "--hyperparams", nargs="+", action=Pairs, help="hyperparameters over the file's")
     group.add_argument("-conf", "--conf-file", help="file or module with the hyperparameters that are not searched")
 
 

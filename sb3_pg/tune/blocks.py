@@ -151,10 +151,28 @@ def starting_point(experiment: Experiment, conf: str | None, overrides: Block) -
     try:
         with silence():
             _, saved = reader.read_hyperparameters()
-    except (OSError, ValueError, ImportError) as error:
-        raise TuneError(f"no hyperparameters for {experiment.algo} on {experiment.env}: {error}") from error
+    except Exception as error:  # a file may hold anything, and RL Zoo checks little of it
+        where = f" in {conf}" if conf else ""
+        raise TuneError(f"no hyperparameters for {experiment.algo} on {experiment.env}{where}: {error}") from error
+    if not experiment.n_timesteps and "n_timesteps" not in saved:
+        raise TuneError(f"the hyperparameters of {experiment.env} have no n_timesteps: give -n")
     block = {**saved, "n_timesteps": experiment.n_timesteps or int(saved["n_timesteps"])}
-    manager = BlockManager(experiment, block)
+    space, n_envs = try_block(experiment, block)
+    n_actions = space.shape[0] if isinstance(space, spaces.Box) else 0
+    return StartingPoint(block, n_actions, n_envs, ALGOS[experiment.algo])
+
+
+def try_block(experiment: Experiment, block: Block, seed: int = 0) -> tuple[spaces.Space[Any], int]:
+    """
+    Build environments and model from a block once, and close them again.
+
+    :param experiment: what is trained
+    :param block: hyperparameters
+    :param seed: of environments and model
+    :return: space of the actions, number of environments
+    :raises TuneError: when they cannot be built
+    """
+    manager = BlockManager(experiment, block, seed=seed)
     try:
         with silence():
             make_model, env, eval_env, _ = manager.build()
@@ -163,13 +181,12 @@ def starting_point(experiment: Experiment, conf: str | None, overrides: Block) -
     try:
         make_model()
     except Exception as error:
-        raise TuneError(f"cannot make {experiment.algo} for {experiment.env}: {error}") from error
+        message = f"cannot make {experiment.algo} for {experiment.env}: {type(error).__name__}: {error}"
+        raise TuneError(message) from error
     finally:
         env.close()
         eval_env.close()
-    space = env.action_space
-    n_actions = space.shape[0] if isinstance(space, spaces.Box) else 0
-    return StartingPoint(block, n_actions, manager.n_envs, ALGOS[experiment.algo])
+    return env.action_space, manager.n_envs
 
 
 def accepted_hyperparams(algorithm: type[BaseAlgorithm]) -> set[str]:

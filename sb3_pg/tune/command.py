@@ -6,6 +6,7 @@ import argparse
 import datetime
 import json
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,11 +18,12 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import write_whole
 from sb3_pg.tune.arguments import parse
-from sb3_pg.tune.blocks import starting_point
+from sb3_pg.tune.blocks import merged, starting_point, try_block
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment, seeds_of
 from sb3_pg.tune.final import Standing, candidates_of, ranking, run_finals
@@ -151,10 +153,15 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.sampler == "grid" and isinstance(space, GridSpace):
         n_points = len(space.points(args.seed))
         n_trials = min(args.n_trials or n_points, n_points)
+    experiment = replace(experiment, n_timesteps=start.block["n_timesteps"])
+    if isinstance(space, GridSpace):
+        # With another sampler, which chooses for itself, a sample of what it may choose
+        for point in tqdm(space.points(args.seed)[:n_trials], f"checking {args.grid}", leave=False, disable=None):
+            _check(point, experiment, start.block, args.grid)
     name = args.study_name or f"{args.algo}_{args.env.replace('/', '-')}"
     folder = Path(args.log_folder, "tune", name)
     return Plan(
-        experiment=replace(experiment, n_timesteps=start.block["n_timesteps"]),
+        experiment=experiment,
         block=start.block,
         space=space,
         rules=Rules(seeds=seeds, **{key: getattr(args, key) for key in names}),
@@ -165,6 +172,25 @@ def plan_of(args: argparse.Namespace) -> Plan:
         storage=args.storage or str(folder / "study.log"),
         folder=folder,
     )
+
+
+def _check(point: Block, experiment: Experiment, block: Block, path: str) -> None:
+    """
+    Build a point of a grid once: if that cannot be, the search would end on its turn, each time anew.
+
+    :param point: of the grid
+    :param experiment: what is trained
+    :param block: hyperparameters that are not searched
+    :param path: of the grid's file
+    :raises TuneError: naming the point
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are shown by nobody's training either
+            try_block(experiment, merged(block, point))
+    except TuneError as error:
+        shown = ", ".join(f"{name} {value!r}" for name, value in point.items())
+        raise TuneError(f"{path}: with {shown}: {error}") from error
 
 
 def run(plan: Plan, args: argparse.Namespace) -> int:

@@ -74,11 +74,12 @@ class Standing:
         What candidates are ranked by.
 
         Fewest diverged seeds, then the interquartile mean; of equals (many environments have a highest return) the one
-        with the higher mean, then the one that learned faster.
+        with the higher mean, then the one that learned faster, then what is there already.
         """
         curves = [sum(result.curve) / len(result.curve) for result in self.results if result.curve]
         mean = sum(self.scores) / max(len(self.scores), 1)
-        return (-self.n_diverged, self.iqm, mean, sum(curves) / max(len(curves), 1))
+        is_there = self.candidate.name == BLOCK_CANDIDATE
+        return (-self.n_diverged, self.iqm, mean, sum(curves) / max(len(curves), 1), is_there)
 
 
 def candidates_of(record: StudyRecord, block: Block, space: Space, top_k: int) -> list[Candidate]:
@@ -116,6 +117,8 @@ def run_finals(
         for candidate in candidates
         if index not in record.final_results(candidate.name)
     ]
+    n_trainings = len(candidates) * len(seeds)
+    listener.final_begun(n_trainings - len(tasks), n_trainings)
 
     def take(outcome: Outcome[SeedTask, SeedResult]) -> None:
         task = outcome.task

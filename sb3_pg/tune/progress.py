@@ -72,13 +72,17 @@ class Progress(LiveConsole, Listener):
         self._n_final = n_final
         self._begin = time.monotonic()
         self._n_trained = 0
-        self._n_final_trained = record.n_final_results
+        self._n_final_trained = min(record.n_final_results, n_final)
         self._ended_before = {trial.number for trial in record.trials if trial.state.is_finished()}
         super().__init__(console)
 
     def trained(self) -> None:
         """Count a training."""
         self._n_trained += 1
+
+    def final_begun(self, n_trained: int, n_trainings: int) -> None:
+        """Count those of the final, which may have other candidates than an earlier one."""
+        self._n_final_trained, self._n_final = n_trained, n_trainings
 
     def retrained(self, task: SeedTask, result: SeedResult) -> None:
         """Say what a candidate reached on a fresh seed."""

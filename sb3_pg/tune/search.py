@@ -81,6 +81,9 @@ class Listener:
     def ended(self, trial: FrozenTrial) -> None:
         """A trial has ended."""
 
+    def final_begun(self, n_trained: int, n_trainings: int) -> None:
+        """The candidates of the final are known: so many of its trainings are there, of so many."""
+
     def retrained(self, task: SeedTask, result: SeedResult) -> None:
         """A candidate was trained on a fresh seed."""
 

@@ -11,12 +11,11 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_pg.faults import is_divergence
-from sb3_pg.tune.blocks import BlockManager, is_deterministic, prepare, silence
+from sb3_pg.tune.blocks import BlockManager, prepare, silence
+from sb3_pg.tune.evaluation import returns_of
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.pruning import Bars
 
@@ -102,7 +101,10 @@ def _train(task: SeedTask) -> LearningCurve:
         make_model, env, eval_env, callbacks = BlockManager(experiment, task.block, seed=task.seed).build()
     try:
         model = make_model()
-        evaluate = _evaluation(model, eval_env, task)
+
+        def evaluate() -> float:
+            return float(np.mean(returns_of(model, eval_env, experiment)))
+
         curve = LearningCurve(evaluate, experiment.n_timesteps, experiment.n_evaluations, task.bars)
         try:
             model.learn(experiment.n_timesteps, callback=[*callbacks, curve])
@@ -121,23 +123,3 @@ def _train(task: SeedTask) -> LearningCurve:
 def has_diverged(model: BaseAlgorithm) -> bool:
     """Whether a weight of the policy is NaN or infinite."""
     return not all(bool(th.isfinite(weight).all()) for weight in model.policy.parameters())
-
-
-def _evaluation(model: BaseAlgorithm, eval_env: VecEnv, task: SeedTask) -> Callable[[], float]:
-    deterministic = is_deterministic(task.experiment.env)
-
-    def evaluate() -> float:
-        env = model.get_env()
-        assert env is not None
-        sync_envs_normalization(env, eval_env)
-        returns, _ = evaluate_policy(
-            model,
-            eval_env,
-            task.experiment.eval_episodes,
-            deterministic=deterministic,
-            return_episode_rewards=True,
-            warn=False,
-        )
-        return float(np.mean(returns))
-
-    return evaluate

@@ -148,7 +148,7 @@ def test_only_the_first_seed_keeps_its_model_and_only_long_trainings_have_checkp
 
 def test_what_cannot_be_built_is_told_with_the_line_of_its_curve(tmp_path: Path) -> None:
     plan = study(tmp_path, PLAN.replace("auto:0.5", "auto:2"))
-    with pytest.raises(StudyError, match=r"small.yml:16: curve 'auto': vpg cannot be made .*gae_lambda"):
+    with pytest.raises(StudyError, match=r"small.yml:16: curve 'auto': cannot make vpg .*gae_lambda"):
         check(plan, plan.tasks())
 
 

@@ -1,5 +1,7 @@
 """Blocks of hyperparameters: what they may hold, how they are put together, and what is built from them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch as th
@@ -65,9 +67,26 @@ def test_the_block_is_the_files_with_parameters_of_the_command_over_it() -> None
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("CartPole-v1: {n_steps: [3", "no hyperparameters for vpg on CartPole-v1 in conf.yml: while parsing"),
+        ("CartPole-v1: 5", "no hyperparameters for vpg on CartPole-v1 in conf.yml: 'int'"),
+        ("CartPole-v1: {n_envs: 2}", "the hyperparameters of CartPole-v1 have no n_timesteps: give -n"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("conf.yml").write_text(text)
+    with pytest.raises(TuneError, match=message):
+        starting_point(Experiment("vpg", "CartPole-v1", 0), "conf.yml", {})
+
+
+@pytest.mark.parametrize(
     ("experiment", "conf", "overrides", "message"),
     [
-        (CARTPOLE, "missing.yml", {}, "no hyperparameters for vpg on CartPole-v1: .*missing.yml"),
+        (CARTPOLE, "missing.yml", {}, "no hyperparameters for vpg on CartPole-v1 in missing.yml: "),
         (CARTPOLE, None, {"gae_lamda": 0.9}, "cannot make vpg for CartPole-v1: .*gae_lamda"),
         (CARTPOLE, None, {"env_wrapper": "no.such.Wrapper"}, "cannot make CartPole-v1: ModuleNotFoundError"),
     ],

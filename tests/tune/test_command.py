@@ -258,6 +258,27 @@ def test_a_wrong_command_is_refused_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_point_of_a_grid_that_cannot_be_built_is_found_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("grid.yml").write_text("n_steps: [16, -3]\n")
+    assert main([*VPG, "--grid", "grid.yml"]) == 2
+    captured = capsys.readouterr()
+    assert "error: grid.yml: with n_steps -3: cannot make vpg for CartPole-v1: ValueError: n_steps=-3" in captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.yml"]
+
+
+@pytest.mark.parametrize("words", [["-params", "foo"], ["--env-kwargs", "gamma:0.9", "n_steps:foo"]])
+def test_words_that_are_no_pairs_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*VPG, *words])
+    assert (
+        f"KEY:VALUE is expected, with a VALUE as Python writes it, not {' '.join(words[1:])}" in capsys.readouterr().err
+    )
+
+
 def test_an_unreachable_storage_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     port = free_port()

@@ -36,6 +36,10 @@ def standing(name: int | str, *scores: float | None, curve: float = 0.0) -> Stan
 
 class Count(Listener):
     n_retrained = 0
+    begun: tuple[int, int] = (0, 0)
+
+    def final_begun(self, n_trained: int, n_trainings: int) -> None:
+        self.begun = n_trained, n_trainings
 
     def retrained(self, task: SeedTask, result: SeedResult) -> None:
         assert (task.seed, task.bars.values) == (result.seed, ())
@@ -57,6 +61,9 @@ def test_the_best_trials_and_the_block_are_trained_on_fresh_seeds_and_nothing_tw
     assert listener.n_retrained == 9
     run_finals(record, EXPERIMENT, candidates, FRESH, train_planted, InThisProcess(), listener)
     assert listener.n_retrained == 12
+    assert listener.begun == (9, 12)
+    run_finals(record, EXPERIMENT, candidates[1:], FRESH, train_planted, InThisProcess(), listener)
+    assert listener.begun == (8, 8)  # not those of the trial that is no candidate any more
     standings = ranking(record, rules(), candidates, 4)
     assert [one.iqm for one in standings] == sorted((one.iqm for one in standings), reverse=True)
     assert all([result.seed for result in one.results] == list(FRESH) for one in standings)
@@ -68,9 +75,10 @@ def test_no_complete_trial_means_no_candidates() -> None:
     assert candidates_of(search(n_trials=0), BLOCK, PlantedSpace(), 3) == []
 
 
-def test_candidates_are_ranked_by_divergence_then_score_then_speed() -> None:
+def test_candidates_are_ranked_by_divergence_then_score_then_speed_then_what_is_there() -> None:
     ranked = [
         standing(3, 10.0, 10.0, 10.0, 10.0, curve=5.0),
+        standing(BLOCK_CANDIDATE, 10.0, 10.0, 10.0, 10.0, curve=4.0),
         standing(4, 10.0, 10.0, 10.0, 10.0, curve=4.0),
         standing(5, 9.0, 10.0, 10.0, 10.0, curve=9.0),  # the same interquartile mean, a lower mean
         standing(1, 9.0, 9.0, 9.0, 99.0),
@@ -78,7 +86,7 @@ def test_candidates_are_ranked_by_divergence_then_score_then_speed() -> None:
         standing(6, None, None, None, None),
     ]
     orders = [one.order for one in ranked]
-    assert orders == sorted(orders, reverse=True)
+    assert orders == sorted(set(orders), reverse=True)
 
 
 def test_a_failing_final_says_where_it_stands() -> None:

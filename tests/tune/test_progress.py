@@ -27,6 +27,7 @@ def shown(terminal: bool) -> str:
     with Progress(record, rules(), 12, 4, console) as progress:
         Search(record, EXPERIMENT, {}, PlantedSpace(), rules(), 12, progress).run(train_planted, InThisProcess())
         task = SeedTask("block", 0, 5, EXPERIMENT, {})
+        progress.final_begun(0, 4)
         progress.rerun(task, "its worker died")
         progress.retrained(task, SeedResult(5, (7.0,)))
         progress.retrained(task, SeedResult(5, (), stopped="diverged", why="nan"))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_pg import VPG
 from sb3_pg.faults import TrainingError, WrongShapeError
 from sb3_pg.tune import training
-from sb3_pg.tune.blocks import BlockManager, merged, prepare
+from sb3_pg.tune.blocks import merged, prepare
 from sb3_pg.tune.experiment import Block, Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.pruning import Bars
 from sb3_pg.tune.training import LearningCurve, train_seed
@@ -38,14 +39,13 @@ def test_a_training_gives_its_curve_and_the_same_one_again() -> None:
     assert train_seed(task(seed=4)).curve != one.curve
 
 
-def test_evaluating_more_often_does_not_change_what_is_learned() -> None:
-    agents = []
+def test_evaluating_more_often_does_not_change_what_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents: list[dict[str, th.Tensor]] = []
     for n_evaluations in (1, 4):
-        make_model, _, eval_env, _ = BlockManager(SMALL, BLOCK, seed=3).build()
-        model = make_model()
-        evaluate = training._evaluation(model, eval_env, task())
-        model.learn(128, LearningCurve(evaluate, 128, n_evaluations, Bars()))
-        agents.append(model.policy.state_dict())
+        experiment = replace(SMALL, n_evaluations=n_evaluations)
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "has_diverged", lambda model: agents.append(model.policy.state_dict()))
+            assert len(train_seed(task(experiment=experiment)).curve) == n_evaluations
     assert all(th.equal(agents[0][key], agents[1][key]) for key in agents[0])
 
 
