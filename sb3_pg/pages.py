@@ -22,18 +22,22 @@ def write_whole(path: Path, text: str | bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+class NoMarksError(ValueError):
+    """A page has no place for what is to be put into it."""
+
+
 def put_between_marks(page: Path, mark: str, text: str) -> None:
     """
     Replace what stands between ``<!-- mark -->`` and ``<!-- /mark -->`` in a page.
 
-    :raises ValueError: when the page has no such marks
+    :raises NoMarksError: when the page has no such marks
     """
     first, last = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     whole, found = re.subn(
         f"{first}.*?{last}", lambda _: f"{first}\n{text}\n{last}", page.read_text(encoding="utf-8"), flags=re.DOTALL
     )
     if not found:
-        raise ValueError(f"{page} has no place for the table: {first} and {last} are expected in it")
+        raise NoMarksError(f"{page} has no place for the table: {first} and {last} are expected in it")
     write_whole(page, whole)
 
 

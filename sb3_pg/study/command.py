@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sb3_pg.launch import backend_for
+from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import Study, read_study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.report import write_index, write_report
@@ -117,6 +118,9 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
         except (ConnectionError, ImportError) as error:
             raise StudyError(str(error)) from error
     if not args.no_report:
-        page = write_report(study, results, args.docs, args.logs)
-        write_index(args.docs, STUDIES)
+        try:
+            page = write_report(study, results, args.docs, args.logs)
+            write_index(args.docs, STUDIES)
+        except NoMarksError as error:
+            raise StudyError(str(error)) from error
         console.print(f"{study.name}: {page}, {args.logs / study.name / 'report.html'}", markup=False)

@@ -19,6 +19,7 @@ from sb3_pg.study.statistics import (
     band,
     estimate,
     is_share,
+    lambda_of,
     normalized,
     performance_profiles,
     probabilities_of_improvement,
@@ -250,19 +251,16 @@ def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
             elif len(found):
                 across.append((study.curve(name).label, found))
         points.sort(key=lambda point: point[0])
-        estimates = [estimate(found, measure) for _, found in points]
-        x, blue = np.arange(len(points)), look(0)
-        for at, (_, found) in zip(x, points, strict=True):
-            axes.plot([at] * len(found), found, "o", color=blue.color, alpha=0.35, ms=4, mew=0)
-        middles = [each.value for each in estimates]
-        ends = np.array([(each.value - each.low, each.high - each.value) for each in estimates]).T
-        if len(points):
-            axes.errorbar(x, middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8)
+        _along(axes, [found for _, found in points], measure)
+        axes.set_xticks(range(len(points)), [f"{value:g}" for value, _ in points])
         for number, (label, found) in enumerate(across, 1):
             one, of = estimate(found, measure), look(number)
-            axes.axhspan(one.low, one.high, color=of.color, alpha=0.13, lw=0)
-            axes.axhline(one.value, color=of.color, ls=of.dash, label=label)
-        axes.set_xticks(x, [f"{value:g}" for value, _ in points])
+            if np.isfinite(one.low) and np.isfinite(one.high):
+                axes.axhspan(one.low, one.high, color=of.color, alpha=0.13, lw=0)
+            if np.isfinite(one.value):
+                axes.axhline(one.value, color=of.color, ls=of.dash, label=label)
+            else:
+                axes.plot([], color=of.color, ls=of.dash, label=f"{label}: never")
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         if across:
             axes.legend(loc="best")
@@ -270,11 +268,24 @@ def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
     return figure  # type: ignore[no-any-return]
 
 
+def _along(axes: Axes, points: Sequence[Any], measure: str) -> None:
+    """Every seed of each point, and a line through their estimates; a point that is infinite is one in words."""
+    blue = look(0)
+    estimates = np.array([estimate(found, measure)[:3] for found in points]).reshape(-1, 3)
+    for at, (found, middle) in enumerate(zip(points, estimates[:, 0], strict=True)):
+        axes.plot([at] * len(found), found, "o", color=blue.color, alpha=0.35, ms=4, mew=0)
+        if np.isinf(middle):
+            axes.text(at, 0.97, "never", transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+    middles, lows, highs = np.where(np.isfinite(estimates), estimates, np.nan).T
+    ends = middles - lows, highs - middles
+    if len(points):
+        axes.errorbar(range(len(points)), middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8)
+
+
 def fixed_curves(study: Study, env: str, names: Sequence[str]) -> list[str]:
     """Curves whose lambda is a number."""
     here = [curve for curve in map(study.curve, names) if env in curve.envs]
-    blocks = {curve.name: study.settings(curve, env).block for curve in here}
-    return [name for name, block in blocks.items() if isinstance(block.get("gae_lambda"), (int, float))]
+    return [curve.name for curve in here if isinstance(lambda_of(study.settings(curve, env)), (int, float))]
 
 
 def _regret(plan: FigurePlan, study: Study, results: Results) -> Figure:

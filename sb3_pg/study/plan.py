@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rl_zoo3.utils import ALGOS
@@ -288,8 +288,8 @@ def read_study(
         eval_episodes,
         every or default_every,
         _picture(document, top, curves),
-        top.get("page", str, f"studies/{path.stem}.md"),
-        top.texts("put_into"),
+        _page(top, f"studies/{path.stem}.md"),
+        _places(top),
         tiny,
         gym_packages,
     )
@@ -357,9 +357,12 @@ def _curve(
     place = where("env", "envs")
     if place is None:
         raise section.document.error(section.place, f"curve {name!r} has no env, and defaults has none")
-    envs = place.texts("envs") or place.texts("env")
+    key = "envs" if "envs" in place else "env"
+    envs = tuple(dict.fromkeys(place.texts(key)))
+    if not envs:
+        raise place.error(key, f"{key} must name at least one environment")
     for env in envs:
-        place.known("envs" if "envs" in place else "env", env, registered_envs())
+        place.known(key, env, registered_envs())
     block = where("block")
     block_name = block.get("block", str) if block else "zoo"
     if block and block_name not in ("zoo", "none"):
@@ -415,10 +418,26 @@ def _figures(document: Document, top: Section, curves: tuple[Curve, ...]) -> Ite
         section = Section(document, place, ("kind", "title", "envs", "curves", *FIGURES[kind]))
         names = _names(section, "curves", [curve.name for curve in curves])
         envs = _names(section, "envs", _envs_of([curve for curve in curves if curve.name in names]))
-        options = {key: section.values[key] for key in FIGURES[kind] if key in section}
-        if "measure" in options:
-            _check_measure(section, options["measure"])
+        shown = [curve for curve in curves if curve.name in names]
+        options = _options(section, kind, shown, top.texts("record"))
+        if kind == "improvement" and len(names) < 2:
+            raise section.error("curves", "improvement compares the first of its curves with others: name two or more")
         yield FigurePlan(kind, section.get("title", str, ""), envs, names, options)
+
+
+def _options(section: Section, kind: str, curves: Iterable[Curve], recorded: tuple[str, ...]) -> dict[str, Any]:
+    """What a figure's section says besides its curves, environments and title."""
+    options = {key: section.values[key] for key in FIGURES[kind] if key in section}
+    for key in options.keys() & {"seeds", "share_y"}:
+        section.get(key, bool)
+    if "y" in options:
+        section.known("y", section.get("y", str), ("returns", "lengths", "successes", *recorded))
+    if "measure" in options:
+        _check_measure(section, options["measure"], recorded)
+    if kind == "against":
+        known = set().union(*(accepted_hyperparams(ALGOS[curve.algo]) for curve in curves))
+        section.known("parameter", section.get("parameter", str), known)
+    return options
 
 
 def _envs_of(curves: Iterable[Curve]) -> tuple[str, ...]:
@@ -431,12 +450,15 @@ def _names(section: Section, key: str, known: Iterable[str]) -> tuple[str, ...]:
     for name in section.texts(key):
         alike = fnmatch.filter(known, name) if name.endswith("*") else []
         chosen += alike or [section.known(key, name, known)]
-    return tuple(chosen) or known
+    return tuple(dict.fromkeys(chosen)) or known
 
 
-def _check_measure(section: Section, measure: Any) -> str:
+def _check_measure(section: Section, measure: Any, recorded: tuple[str, ...]) -> str:
     if not isinstance(measure, str) or not _MEASURE.fullmatch(measure):
         raise section.error("measure", f"measure {measure!r} is not known. Accepted are {', '.join(MEASURES)}")
+    kind, _, key = measure.partition(":")
+    if kind in ("logged", "early") and key not in recorded:
+        raise section.error("measure", f"measure {measure!r}: add {key!r} to the study's record")
     return measure
 
 
@@ -447,7 +469,7 @@ def _claims(document: Document, top: Section, curves: tuple[Curve, ...]) -> Iter
         section = Section(document, ("claims", index), accepted)
         curve = names[section.known("curve", section.get("curve", str), names)]
         env = section.known("env", section.get("env", str, curve.envs[0]), curve.envs)
-        measure = _check_measure(section, section.get("measure", str, "final"))
+        measure = _check_measure(section, section.get("measure", str, "final"), top.texts("record"))
         claimed = str(section.values.get("claimed", ""))
         sign, than = _comparison(section, names)
         text, why = section.get("claim", str), section.get("why", str, "")
@@ -464,6 +486,21 @@ def _comparison(section: Section, names: Collection[str]) -> tuple[str, float | 
         raise section.error("holds_if", f"holds_if {value!r}: write '>= 195' or '> curve:NAME' (>=, >, <=, <, ~)")
     than = float(found["number"]) if found["number"] else section.known("holds_if", found["curve"], names)
     return found["sign"], than
+
+
+def _page(top: Section, default: str) -> str:
+    page = top.get("page", str, default)
+    if PurePosixPath(page).suffix != ".md" or PurePosixPath(page).is_absolute():
+        raise top.error("page", f"page must be the path of a Markdown file within the documentation, not {page!r}")
+    return page
+
+
+def _places(top: Section) -> tuple[str, ...]:
+    places = top.texts("put_into")
+    for place in places:
+        if not re.fullmatch(r"[^#]+#[^#\s]+", place):
+            raise top.error("put_into", f"put_into must be FILE#MARK, such as lambda.md#study, not {place!r}")
+    return places
 
 
 def _picture(document: Document, top: Section, curves: tuple[Curve, ...]) -> tuple[str, str] | None:

@@ -151,7 +151,7 @@ class Section:
         """
         value = self.values[key] if value is ... else value
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if number and value == int(value) and value > 0:
+        if number and value > 0 and value % 1 == 0:  # infinity % 1 is NaN
             return int(value)
         hint = " (YAML reads 1e6 as text: write 1_000_000)" if isinstance(value, str) else ""
         raise self.error(key, f"{key} must be a whole number above 0, not {value!r}{hint}")

@@ -9,7 +9,6 @@ from itertools import groupby, takewhile
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from sb3_pg.pages import (
     Block,
@@ -30,6 +29,8 @@ from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, film
 from sb3_pg.study.plan import FIGURES, FigurePlan, Study
+from sb3_pg.study.reading import Section, read_document
+from sb3_pg.study.results import RunResult
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
 from sb3_pg.tune.progress import clock
@@ -256,18 +257,28 @@ def _made_with(study: Study, results: Results) -> Page:
         for name, version in result.versions.items():
             versions.setdefault(name, set()).add(version)
     listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
-    others = (
-        f" {results.n_others} results in the same files are of other settings or seeds, and left alone."
-        if results.n_others
-        else ""
-    )
+    is_ours = study.path.parts[-3:-1] == ("zoo_scripts", "studies")
+    how = f"make reproduce STUDY={study.name}" if is_ours else f"python -m sb3_pg.study {study.path.name}"
+    plan = f"zoo_scripts/studies/{study.path.name}" if is_ours else study.path.name
     yield Paragraph(
-        f"`make reproduce STUDY={study.name}` trains what is missing and writes this page; the plan is "
-        f"`zoo_scripts/studies/{study.name}.yml`, every training's learning curve is in `results/{study.name}/`. "
-        f"{len(everything)} trainings took {clock(total)} (hours, minutes, seconds), each with one thread.{others}"
+        f"`{how}` trains what is missing and writes this page; the plan is `{plan}`, every training's learning curve "
+        f"is in `results/{study.name}/`. {len(everything)} trainings took {clock(total)} (hours, minutes, seconds), "
+        f"each with one thread.{_left_alone(study, results, everything)}"
     )
     if listed:
         yield Paragraph(f"Versions: {listed}.")
+
+
+def _left_alone(study: Study, results: Results, everything: list[RunResult]) -> str:
+    """What in the files is not what the plan says now."""
+    text = ""
+    if results.n_others:
+        text = f" {results.n_others} results in the same files are of other settings or seeds, and left alone."
+    for key in study.record:
+        n_older = sum(key not in result.logged for result in everything)
+        if n_older:
+            text += f" {n_older} trainings are older than the plan's record of `{key}`, and have no such numbers."
+    return text
 
 
 # -- lambda ----------------------------------------------------------------------------------------------------------
@@ -344,8 +355,8 @@ def write_index(docs: Path, studies: Path) -> None:
         write_whole(index, f"# Studies\n\n<!-- {INDEX} -->\n<!-- /{INDEX} -->\n")
     rows = []
     for path in sorted(studies.glob("*.yml")):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        page = docs / values.get("page", f"studies/{path.stem}.md")
+        values = Section(read_document(path), (), None)
+        page = docs / values.get("page", str, f"studies/{path.stem}.md")
         if not page.exists():
             continue
         link = os.path.relpath(page, index.parent).replace(os.sep, "/")
@@ -354,6 +365,6 @@ def write_index(docs: Path, studies: Path) -> None:
         if pictures:
             source = os.path.relpath(pictures[0], index.parent).replace(os.sep, "/")
             shown = f'<img src="{source}" width="260" alt="{path.stem}">'
-        rows.append((f"[{values['title']}]({link})", " ".join(values["question"].split()), shown))
+        rows.append((f"[{values.get('title', str)}]({link})", " ".join(values.get("question", str).split()), shown))
     table = markdown_table(("study", "question", ""), rows) if rows else "None has been reproduced yet."
     put_between_marks(index, INDEX, table)

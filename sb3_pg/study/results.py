@@ -57,7 +57,7 @@ class RunResult:
     :param n_episodes: their number
     :param seconds: time of the clock from the start of training to the end of the share
     :param logged: means of what the algorithm logged, by key; None where it logged nothing
-    :param successes: share of successful episodes, for environments that report it
+    :param successes: share of successful episodes among those that report it, as SB3 counts them
     :param evaluation: returns of the episodes of the final policy, actions not drawn at random
     :param failure: why training ended early; empty if it did not
     :param versions: of the libraries that matter
@@ -96,14 +96,15 @@ class RunResult:
         :param first: from this share of the steps on, in [0, 1)
         :param last: up to this one
         :param key: ``"returns"``, ``"lengths"`` or ``"successes"``
-        :return: NaN if no episode ended there
+        :return: NaN if no episode ended there, or none said whether it was a success
         """
         rows = slice(round(first * N_SHARES), round(last * N_SHARES))
-        values = [np.nan if value is None else value for value in getattr(self, key)[rows]]
-        weights = np.asarray(self.n_episodes[rows], dtype=float)
-        if not weights.sum():
+        pairs = zip(getattr(self, key)[rows], self.n_episodes[rows], strict=True)
+        known = [(value, n_episodes) for value, n_episodes in pairs if value is not None and n_episodes]
+        if not known:
             return float("nan")
-        return float(np.nansum(np.asarray(values) * weights) / weights.sum())
+        values, weights = zip(*known, strict=True)
+        return float(np.average(values, weights=weights))
 
     @property
     def final(self) -> float:

@@ -156,7 +156,8 @@ class Board(LiveConsole):
         self._left[key] -= 1
         self._n_done += 1
         seconds = result.seconds[-1]
-        shown = f"diverged: {result.failure}" if result.failure else f"final {result.final:.5g} after {seconds:.0f} s"
+        final = f"final {result.final:.5g}" if np.isfinite(result.final) else "no episode ended in the last tenth"
+        shown = f"diverged: {result.failure}" if result.failure else f"{final} after {seconds:.0f} s"
         self.say(
             f"{self._study.name}: {self._n_done}/{self._n_tasks} {key[0]}, {key[1]}, seed {task.seed}: {shown}; "
             f"{self.time_left()} left"

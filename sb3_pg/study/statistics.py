@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rl_zoo3.utils import ALGOS
 
 from sb3_pg.lambda_rules import as_lambda_rule
 from sb3_pg.study.plan import Claim, Study
-from sb3_pg.study.results import N_SHARES, RunResult
+from sb3_pg.study.results import N_SHARES, RunResult, RunSettings
 from sb3_pg.study.runner import Results
+from sb3_pg.tune.blocks import parameters_of
 from sb3_pg.tune.scores import interquartile_mean, mean_of_middle_half
 
 Array = NDArray[np.float64]
@@ -240,10 +242,10 @@ def regrets(
     drawn = np.random.default_rng(0).integers(0, len(seeds), (n_resamples, len(seeds)))
     means, resampled = areas.mean(axis=1), areas[:, drawn].mean(axis=2)
     spread = np.ptp(means[rows]) or 1.0
-    numbers = {chosen[row][0].settings.block.get("gae_lambda"): row for row in rows}
+    numbers = {lambda_of(chosen[row][0].settings): row for row in rows}
     gains = {}
     for row, name in enumerate(names):
-        other = None if row in rows else numbers.get(_default_of(chosen[row][0].settings.block.get("gae_lambda")))
+        other = None if row in rows else numbers.get(_default_of(lambda_of(chosen[row][0].settings)))
         if other is not None:
             gains[name] = _with_interval(
                 (means[row] - means[other]) / spread, (resampled[row] - resampled[other]) / spread
@@ -251,6 +253,12 @@ def regrets(
     best = names[rows[int(means[rows].argmax())]]
     interval = _with_interval(_regret(means, rows), _regret(resampled, rows))
     return Regrets(names, areas, best, interval, lambdas, gains)
+
+
+def lambda_of(settings: RunSettings) -> Any:
+    """Number or rule that was trained with, the algorithm's default where the block has none; None without lambda."""
+    parameter = parameters_of(ALGOS[settings.algo]).get("gae_lambda")
+    return settings.block.get("gae_lambda", None if parameter is None else parameter.default)
 
 
 def _default_of(gae_lambda: Any) -> float | None:
@@ -350,6 +358,7 @@ def probabilities_of_improvement(found: dict[str, Array], of: str) -> dict[str, 
 
 
 NOT_TRAINED = "not trained yet"
+NO_NUMBER = "its trainings have no such number"
 
 
 @dataclass(frozen=True)
@@ -389,7 +398,9 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     else:
         theirs, other = np.array([claim.than]), None
     if not len(ours) or not len(theirs):
-        return Verdict(claim, here, other, NOT_TRAINED)
+        names = [claim.curve, *([claim.than] if isinstance(claim.than, str) else [])]
+        are_there = all(results.of(claim.env, name) for name in names)
+        return Verdict(claim, here, other, NO_NUMBER if are_there else NOT_TRAINED)
     if not claim.sign:
         return Verdict(claim, here, other, "")
     rng = np.random.default_rng(0)
@@ -406,6 +417,11 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
 
 def _holds(sign: str, ours: Array, theirs: Array) -> NDArray[np.bool_]:
     if sign == "~":
-        return np.asarray(np.abs(ours - theirs) <= ALIKE * np.maximum(np.abs(ours), np.abs(theirs)))
+        ours, theirs = np.broadcast_arrays(ours, theirs)
+        alike: NDArray[np.bool_] = np.equal(ours, theirs)  # so are two infinities, whose difference is none
+        finite = np.isfinite(ours) & np.isfinite(theirs)
+        one, other = ours[finite], theirs[finite]
+        alike[finite] |= np.abs(one - other) <= ALIKE * np.maximum(np.abs(one), np.abs(other))
+        return alike
     compare = {">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
     return np.asarray(compare(ours, theirs))

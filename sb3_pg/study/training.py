@@ -125,7 +125,9 @@ class LearningCurve(BaseCallback):
     def result(self, task: RunTask, evaluation: list[float], failure: str) -> RunResult:
         """What is kept of the training."""
         columns = [list(map(list, zip(*share, strict=True))) or [[], [], []] for share in self._episodes]
-        returns, lengths, successes = ([_mean(share[number]) for share in columns] for number in range(3))
+        returns, lengths = ([_mean(share[number]) for share in columns] for number in range(2))
+        # NaN where an episode does not say
+        successes = [_mean([value for value in share[2] if not np.isnan(value)]) for share in columns]
         return RunResult(
             task.seed,
             task.settings,

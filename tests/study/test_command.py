@@ -53,6 +53,23 @@ def test_errors_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Capt
     assert "there is no study 'cartpol'" in capsys.readouterr().err
 
 
+def test_a_page_without_marks_and_a_broken_neighbour_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_plan(tmp_path, PLAN.replace("seeds: 2", "seeds: 2\nput_into: other.md#here"))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "other.md").write_text("no marks\n")
+    line = [str(path), "--report", *words(tmp_path)]
+    assert main(line) == 2
+    assert "other.md has no place for the table: <!-- here -->" in capsys.readouterr().err
+    (tmp_path / "docs" / "other.md").write_text("<!-- here -->\n<!-- /here -->\n")
+    assert main(line) == 0
+    write_plan(tmp_path / "zoo_scripts" / "studies", "title: [")
+    assert main(line) == 2
+    assert capsys.readouterr().err.startswith("error: zoo_scripts/studies/small.yml:1: no YAML")
+
+
 def test_an_interrupt_is_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from PIL import Image
 from study.small_study import PLAN, result, results_of, study, write_plan
 
 from sb3_pg.pages import put_between_marks
-from sb3_pg.study import report
+from sb3_pg.study import figures, report
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw
 from sb3_pg.study.pictures import as_gif, film, shadow
@@ -74,6 +74,26 @@ def test_an_evaluation_of_some_of_the_seeds_is_not_shown(tmp_path: Path) -> None
     assert row.split(" | ")[-2].strip() == ""
     (row,) = [line for line in text.splitlines() if line.startswith("| auto | 128 |")]
     assert row.split(" | ")[-2].strip()
+
+
+def test_a_record_that_came_later_and_a_study_elsewhere_are_said(tmp_path: Path) -> None:
+    plan = replace(study(tmp_path), record=("train/loss",))
+    text = write_report(plan, results_of(plan), tmp_path / "docs", tmp_path / "logs").read_text()
+    assert "9 trainings are older than the plan's record of `train/loss`" in text
+    assert "`python -m sb3_pg.study small.yml` trains what is missing and writes this page" in text
+    assert "the plan is `small.yml`" in text
+
+
+def test_points_that_are_never_reached_are_said_in_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = study(tmp_path, PLAN.replace("parameter: gae_lambda", 'parameter: gae_lambda, measure: "steps_to:60"'))
+    results = results_of(plan)
+    shown: list[Any] = []
+    monkeypatch.setattr(figures, "to_png", lambda figure, *_, **__: shown.append(figure))
+    draw(plan.figures[3], plan, results)
+    (axes,) = shown[0].axes
+    assert [text.get_text() for text in axes.texts] == ["never"]  # "0.5" ends at 51 to 53
+    assert axes.texts[0].get_position()[0] == 0
+    assert len(axes.containers) == 1
 
 
 def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:

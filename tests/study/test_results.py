@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from study.small_study import result
 
@@ -23,6 +25,13 @@ def test_the_final_return_is_over_the_episodes_of_the_last_tenth() -> None:
     assert one.final == 2.0
     assert one.mean(0.0, 0.5) == 0
     assert math.isnan(result(n_episodes=[0] * N_SHARES).final)
+
+
+def test_successes_are_counted_where_episodes_report_them() -> None:
+    successes: list[float | None] = [None] * 46 + [0.5, None, None, 1.0]
+    one = replace(result(), successes=successes, n_episodes=[2] * 49 + [6])
+    assert one.mean(0.9, key="successes") == pytest.approx((2 * 0.5 + 6 * 1.0) / 8)
+    assert np.isnan(one.mean(0.0, 0.5, key="successes"))
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from sb3_pg.study.statistics import (
     band,
     estimate,
     judge,
+    lambda_of,
     measured,
     normalized,
     performance_profiles,
@@ -23,6 +24,7 @@ from sb3_pg.study.statistics import (
     regrets,
     scores,
 )
+from sb3_pg.tune.blocks import prepare
 from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
 
 
@@ -237,6 +239,37 @@ def test_one_or_two_seeds_settle_nothing(tmp_path: Path, n_seeds: int, seeds: st
 def test_a_claim_about_what_has_not_been_trained_is_not_judged(tmp_path: Path) -> None:
     plan = study(tmp_path)
     assert judge(plan.claims[0], plan, results_of(plan, n_seeds=0)).holds == "not trained yet"
+
+
+def test_a_claim_about_a_number_that_is_not_there_says_so(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    claim = Claim("so they say", "1", "CartPole-v1", "success", "", ">", 0.5)
+    assert judge(claim, plan, results_of(plan)).holds == "its trainings have no such number"
+
+
+@pytest.mark.parametrize(
+    ("levels", "holds"), [((10.0, 10.0), "yes"), ((10.0, 100.0), "no"), ((100.0, 10.0), "no"), ((100.0, 100.0), "yes")]
+)
+def test_two_that_never_get_there_are_alike_and_one_that_does_is_not(
+    tmp_path: Path, levels: tuple[float, float], holds: str
+) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    for name, level in zip(("0.5", "1"), levels, strict=True):
+        results.found["CartPole-v1", name] = {seed: result(seed, level) for seed in (1, 2, 3)}
+    claim = Claim("so they say", "1", "CartPole-v1", "steps_to:50", "", "~", "0.5")
+    assert judge(claim, plan, results).holds == holds
+
+
+@pytest.mark.parametrize(
+    ("algo", "block", "gae_lambda"),
+    [("ppo", {}, 0.95), ("a2c", {}, 1.0), ("vpg", {"gae_lambda": "auto"}, "auto"), ("reinforce", {}, 1.0)],
+)
+def test_without_a_lambda_in_the_block_it_is_the_algorithm_s_default(
+    algo: str, block: dict[str, Any], gae_lambda: Any
+) -> None:
+    prepare(())
+    assert lambda_of(RunSettings(algo, "CartPole-v1", 100, block)) == gae_lambda
 
 
 def test_rliable_says_which_is_better(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from study.small_study import study
 
 from sb3_pg.study import training
 from sb3_pg.study.results import N_SHARES, RunSettings
-from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, RunTask, train
+from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, LearningCurve, RunTask, train
 
 BLOCK: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 1024, "n_envs": 2, "n_steps": 32, "normalize": True}
 
@@ -110,6 +110,18 @@ def test_weights_that_are_infinite_in_the_end_are_divergence_for_any_algorithm(t
     assert "infinite" in result.failure
     assert result.evaluation == []
     assert not (tmp_path / MODEL).exists()
+
+
+def test_successes_are_of_the_episodes_that_report_them() -> None:
+    curve = LearningCurve(100)
+    curve.num_timesteps = 1
+    ends = [{"is_success": True}, {}, {"is_success": False}, {"is_success": True}]
+    curve.locals = {"infos": [{"episode": {"r": 1.0, "l": 2}, **end} for end in ends]}
+    curve._on_step()
+    curve.seconds = [1.0] * N_SHARES
+    found = curve.result(task("vpg"), [], "")
+    assert found.successes == [pytest.approx(2 / 3, rel=1e-5), *[None] * (N_SHARES - 1)]
+    assert found.n_episodes[0] == 4
 
 
 def test_a_tiny_study_trains(tmp_path: Path) -> None:
