@@ -203,6 +203,11 @@ def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_lear
     policy.critic_optimizer = build([{"params": critic}], lr=vf_learning_rate, **kwargs)
 
 
+def learns(optimizer: th.optim.Optimizer) -> bool:
+    """Whether it has a weight that is not frozen; losses of none have no gradient."""
+    return any(weight.requires_grad for group in optimizer.param_groups for weight in group["params"])
+
+
 def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:
     """Whether the policy has its own version of one of SB3's methods, by subclassing or on the instance."""
     return any(

@@ -35,6 +35,7 @@ from sb3_pg.policies import (
     QCriticMixin,
     evaluate_log_probs,
     evaluate_values,
+    learns,
     split_optimizers,
     use_numpy_tanh,
 )
@@ -406,11 +407,11 @@ class VPG(SavingMixin):
         return self._descend(self.policy.optimizer, self._joint_losses, samples, self.batch_size, self.n_epochs)
 
     def _train_apart(self, samples: Samples) -> Stats:
-        stats = self._descend(self.policy.optimizer, self._actor_losses, samples, self.batch_size, self.n_epochs)
-        if self.baseline == "value":
-            optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
-            if not optimizer.param_groups[0]["params"]:
-                return stats
+        stats: Stats = {}
+        if learns(self.policy.optimizer):
+            stats = self._descend(self.policy.optimizer, self._actor_losses, samples, self.batch_size, self.n_epochs)
+        optimizer = cast(th.optim.Optimizer, self.policy.critic_optimizer)
+        if self.baseline == "value" and learns(optimizer):
             update_learning_rate(optimizer, self._vf_learning_rate())
             self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
             if why_not_numpy_critic(self.policy) or get_estimator(self.estimator).needs_q:
@@ -648,4 +649,11 @@ class VPG(SavingMixin):
             raise ValueError(
                 f"joint_optimizer={changes['joint_optimizer']!r}, but {path} was saved with "
                 f"joint_optimizer={saved['joint_optimizer']}; the state of its optimizers fits no other"
+            )
+        before, after = saved["estimator"], changes.get("estimator")
+        is_known = isinstance(before, str)  # a callable is pickled
+        if after is not None and is_known and get_estimator(after).needs_q and not get_estimator(before).needs_q:
+            raise ValueError(
+                f"estimator={after!r}, but {path} was saved with estimator={before!r}, whose critic has no Q; accepted "
+                "is a new model"
             )

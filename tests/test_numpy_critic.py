@@ -120,6 +120,20 @@ def test_hooks_and_integer_observations_are_not_taken() -> None:
 
 
 @pytest.mark.parametrize("per_step_values", [False, True])
+@pytest.mark.parametrize("frozen", ["actor", "critic"])
+def test_one_of_actor_and_critic_learns_where_the_other_is_frozen(frozen: str, per_step_values: bool) -> None:
+    model = tiny(per_step_values=per_step_values)
+    parts = {"actor": model.policy.optimizer, "critic": model.policy.critic_optimizer}
+    weights = {name: part.param_groups[0]["params"] for name, part in parts.items()}
+    before = {name: [weight.detach().clone() for weight in part] for name, part in weights.items()}
+    for weight in weights[frozen]:
+        weight.requires_grad_(False)
+    model.learn(64)
+    for name, part in weights.items():
+        assert all(map(th.equal, before[name], part)) == (name == frozen)
+
+
+@pytest.mark.parametrize("per_step_values", [False, True])
 def test_weights_that_are_frozen_stay_as_they_are(per_step_values: bool) -> None:
     model = tiny(per_step_values=per_step_values)
     frozen = [*model.policy.mlp_extractor.value_net.parameters()]

@@ -174,6 +174,7 @@ def test_an_unknown_keyword_at_loading_is_refused_with_a_suggestion(tmp_path: Pa
         (dict(estimator="gea"), "estimator"),
         (dict(baseline="none"), "baseline"),
         (dict(joint_optimizer=True), "joint_optimizer"),
+        (dict(estimator="q"), "whose critic has no Q"),
         (dict(policy="CnnPolicy"), "policy"),
     ],
     ids=str,

@@ -189,8 +189,11 @@ def one_parameter_policy(probabilities: ArrayLike, derivatives: ArrayLike) -> Po
 
     :param probabilities: pi(a | s), shape ``(n_states, n_actions)``, all above nought
     :param derivatives: of pi(a | s) with respect to the parameter, same shape
+    :raises ValueError: for probabilities that are none
     """
     pi = np.asarray(probabilities, dtype=np.float64)
+    if not (pi > 0).all() or not np.allclose(pi.sum(axis=-1), 1):
+        raise ValueError(f"probabilities must be above nought, and add up to 1 in each state, not {pi.tolist()}")
     return Policy(pi, (np.asarray(derivatives, dtype=np.float64) / pi)[:, :, None])
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import (
+    AsyncVectorEnv,
+    AutoresetMode,
+    SyncVectorEnv,
+    VectorEnv,
+    VectorObservationWrapper,
+    VectorWrapper,
+)
+from gymnasium.wrappers.vector import NormalizeObservation
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -213,15 +221,27 @@ def _partial_reset_of(env: Any, is_envpool: bool) -> Callable[[NDArray[np.bool_]
         return lambda dones: env.reset(np.flatnonzero(dones))[0]
     if env.metadata.get("autoreset_mode") == AutoresetMode.SAME_STEP:
         return None
-    if isinstance(env.unwrapped, CartPoleVectorEnv):
+    wrappers = list(_wrappers_of(env))
+    if any(isinstance(wrapper, NormalizeObservation) for wrapper in wrappers):
+        raise ValueError(
+            f"{env} cannot reset in part with NormalizeObservation; put SB3's VecNormalize around the adapter"
+        )
+    changed = any(isinstance(wrapper, VectorObservationWrapper) for wrapper in wrappers)
+    if isinstance(env.unwrapped, CartPoleVectorEnv) and not changed:
         return lambda dones: _reset_cartpoles(env.unwrapped, dones)
     if isinstance(env.unwrapped, (SyncVectorEnv, AsyncVectorEnv)):
         return lambda dones: env.reset(options={"reset_mask": dones})[0][dones]
     raise ValueError(
         f"{env} resets in the step after an episode's end, where SB3 expects a real step, and cannot reset in part; "
-        "accepted are SyncVectorEnv, AsyncVectorEnv, CartPole's vector environment, envpool, and any with "
-        "autoreset_mode=SAME_STEP"
+        "accepted are SyncVectorEnv, AsyncVectorEnv, CartPole's vector environment with its own observations, envpool, "
+        "and any with autoreset_mode=SAME_STEP"
     )
+
+
+def _wrappers_of(env: Any) -> Iterator[Any]:
+    while isinstance(env, VectorWrapper):
+        yield env
+        env = env.env
 
 
 def _reset_cartpoles(env: CartPoleVectorEnv, dones: NDArray[np.bool_]) -> Array:

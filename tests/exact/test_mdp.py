@@ -168,3 +168,9 @@ def test_a_policy_of_another_size_is_refused() -> None:
 def test_a_clock_needs_a_limit() -> None:
     with pytest.raises(ValueError, match="time_limit=None"):
         two_state().with_clock()
+
+
+@pytest.mark.parametrize("theta", [-1.0, 0.0, 1.0, float("nan")])
+def test_probabilities_that_are_none_are_refused(theta: float) -> None:
+    with pytest.raises(ValueError, match="add up to 1 in each state"):
+        two_state_policy(theta)

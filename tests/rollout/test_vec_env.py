@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import NormalizeObservation, TransformObservation
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -238,6 +239,31 @@ def test_vpg_and_a2c_train_and_are_evaluated_through_the_adapter(algorithm: Any)
         model.learn(600)
         assert len(model.ep_info_buffer) > 0
         evaluate_policy(model, model.get_env(), n_eval_episodes=3)  # a warning would say that no Monitor is there
+
+
+@pytest.mark.parametrize("kind", ["native, next step", "sync, next step"])
+def test_the_adapter_refuses_wrappers_that_cannot_follow_a_reset_in_part(kind: str) -> None:
+    with pytest.raises(ValueError, match="put SB3's VecNormalize around the adapter"):
+        VectorEnvAdapter(NormalizeObservation(vector_envs()[kind]()))
+
+
+def test_the_adapter_resets_through_wrappers_of_observations_or_refuses_them() -> None:
+    def halved(kind: str) -> TransformObservation:
+        env = vector_envs()[kind]()
+        return TransformObservation(env, lambda found: found / 2, env.observation_space, env.single_observation_space)
+
+    with pytest.raises(ValueError, match="with its own observations"):
+        VectorEnvAdapter(halved("native, next step"))
+    plain, wrapped = VectorEnvAdapter(vector_envs()["sync, next step"]()), VectorEnvAdapter(halved("sync, next step"))
+    for env in (plain, wrapped):
+        env.seed(0)
+    np.testing.assert_array_equal(plain.reset() / 2, wrapped.reset())
+    n_done = 0
+    for _ in range(60):
+        (one, _, dones, _), (other, _, _, _) = (env.step(np.zeros(N_ENVS, int)) for env in (plain, wrapped))
+        np.testing.assert_array_equal(one / 2, other)
+        n_done += int(dones.sum())
+    assert n_done > 0
 
 
 def test_the_adapter_refuses_what_it_cannot_reset_in_part() -> None:
