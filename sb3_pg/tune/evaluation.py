@@ -8,11 +8,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
+from sb3_pg.rollout.collector import LONGEST_EPISODE
 from sb3_pg.tune.blocks import is_deterministic
 from sb3_pg.tune.experiment import Experiment
-
-LONGEST_EPISODE = 100_000
-"""Steps. Gymnasium's longest episodes, those of Atari games, have 27,000 actions."""
 
 
 class EndlessEpisodeError(RuntimeError):
@@ -26,7 +24,7 @@ def returns_of(model: BaseAlgorithm, eval_env: VecEnv, experiment: Experiment) -
     :param model: whose policy plays
     :param eval_env: where
     :param experiment: how many episodes, and of what
-    :raises EndlessEpisodeError: when an episode has more steps than :data:`LONGEST_EPISODE` and than the training;
+    :raises EndlessEpisodeError: when an episode has more steps than any is believed to have, and than the training;
         SB3's ``evaluate_policy`` would wait for its end forever
     """
     train_env = model.get_env()
