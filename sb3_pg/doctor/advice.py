@@ -145,14 +145,19 @@ def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
     explained, gain = critic.explained_by_returns, diagnosis.critic_gain
     if not math.isfinite(explained):
         return Advice("unknown", "The critic has nothing to explain", "All returns are equal.")
-    with_critic = _row(diagnosis, "reward_to_go", "value").variance
-    without = _row(diagnosis, "reward_to_go", "time_mean").variance
+    of_targets = critic.explained_by_targets
     facts = (
         f"It explains {explained:.0%} of the variance of first-visit Monte-Carlo returns "
-        f"({critic.explained_by_targets:.0%} of TD(0) targets), and is off by {critic.bias:+.2f} of their standard "
-        f"deviations on average. As a baseline of returns it leaves {with_critic / without:.2f} times the variance "
-        "that the mean return at the same time in the episode leaves."
+        f"({f'{of_targets:.0%} of' if math.isfinite(of_targets) else 'nothing varies in'} TD(0) targets), and is off "
+        f"by {critic.bias:+.2f} of their standard deviations on average."
     )
+    with_critic = _row(diagnosis, "reward_to_go", "value").variance
+    without = _row(diagnosis, "reward_to_go", "time_mean").variance
+    if with_critic >= 0 < without:  # NaN is neither
+        facts += (
+            f" As a baseline of returns it leaves {with_critic / without:.2f} times the variance that the mean return "
+            "at the same time in the episode leaves."
+        )
     help_it = "More n_critic_updates, another vf_learning_rate, or normalised observations and rewards help it."
     if gain is None or not diagnosis.signal_is_clear:
         if explained <= 0:

@@ -296,3 +296,16 @@ def test_a_rollout_without_advantages_has_no_figure(tmp_path: Path) -> None:
     paths = write_rollout_page(rollout, [], "mine.npz", tmp_path)
     assert [path.name for path in paths] == ["doctor.html", "doctor.csv"]
     assert read_html(paths[0])[1].sources == []
+
+
+@pytest.mark.parametrize(("with_critic", "without"), [(1.5, 0.0), (float("nan"), 2.0), (1.5, float("nan"))])
+def test_what_cannot_be_measured_of_the_critic_is_left_out(with_critic: float, without: float) -> None:
+    shown = diagnosis()
+    assert "leaves 0.75 times the variance" in advise(shown)[2].text
+    rows = [row("reward_to_go", "time_mean", 0.4, without), row("reward_to_go", "value", 0.5, with_critic)]
+    still = diagnosis(estimators=[*shown.estimators[:1], *rows, shown.estimators[-1]],
+                      critic=critic()._replace(explained_by_targets=float("nan")))  # fmt: skip
+    text = advise(still)[2].text
+    assert "times the variance" not in text
+    assert "nothing varies in TD(0) targets" in text
+    assert "nan" not in text
