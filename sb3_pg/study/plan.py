@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import re
@@ -317,7 +318,23 @@ def _curves(document: Document, top: Section, seeds: tuple[int, ...], steps: str
                 message = f"curve {name!r}: names are unique, as names of files too, without blanks and slashes"
                 raise section.error("name", message)
             names.add(file_name(name))
+            _check_math(section, "label" if "label" in section else "name", label)
             yield _curve(name, label, grid, section, defaults, top, seeds, steps)
+
+
+def _check_math(section: Section, key: str, text: str) -> None:
+    """What is between two dollars is a formula in figures; one that cannot be read would end the report."""
+    if "$" not in text:
+        return
+    with contextlib.suppress(ImportError):  # without the extra `plots` there are no figures
+        from matplotlib.cbook import is_math_text
+        from matplotlib.mathtext import MathTextParser
+
+        try:
+            if is_math_text(text):
+                MathTextParser("path").parse(text)
+        except ValueError as error:
+            raise section.error(key, f"{key} {text!r} has no formula between its dollars: {error}") from error
 
 
 def _of_a_grid(section: Section) -> Iterator[tuple[str, str, Block]]:
@@ -422,7 +439,9 @@ def _figures(document: Document, top: Section, curves: tuple[Curve, ...]) -> Ite
         options = _options(section, kind, shown, top.texts("record"))
         if kind == "improvement" and len(names) < 2:
             raise section.error("curves", "improvement compares the first of its curves with others: name two or more")
-        yield FigurePlan(kind, section.get("title", str, ""), envs, names, options)
+        title = section.get("title", str, "")
+        _check_math(section, "title", title)
+        yield FigurePlan(kind, title, envs, names, options)
 
 
 def _options(section: Section, kind: str, curves: Iterable[Curve], recorded: tuple[str, ...]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ('measure: "steps_to:20"', 'measure: "logged:train/loss"', 20, "add 'train/loss' to the study's record"),
         ("measure: best", 'measure: "early:train/loss"', 27, "add 'train/loss' to the study's record"),
         ("{kind: improvement}", "{kind: improvement, curves: [auto]}", 24, "name two or more"),
+        ('label: "λ = {gae_lambda}"', 'label: "$x_1{{$ {gae_lambda}"', 14, "has no formula between its dollars"),
+        ("{kind: regret}", "{kind: regret, title: '$a^$'}", 22, "has no formula between its dollars"),
         ("eval_episodes: 1", "page: ''", 7, "page must be the path of a Markdown file"),
         ("eval_episodes: 1", "page: /tmp/page.md", 7, "page must be the path of a Markdown file"),
         ("eval_episodes: 1", "put_into: lambda.md", 7, "put_into must be FILE#MARK"),
