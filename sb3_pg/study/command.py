@@ -105,7 +105,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     results = read_all(study, folder)
     if results.n_others:
         console.print(
-            f"{study.name}: {results.n_others} results of other settings or seeds are left alone", markup=False
+            f"{study.name}: results of other settings or seeds, left alone: {results.n_others}", markup=False
         )
     tasks = [] if args.report else missing(study, results, args.only, args.logs)
     n_there = sum(map(len, results.found.values()))

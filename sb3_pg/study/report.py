@@ -273,11 +273,11 @@ def _left_alone(study: Study, results: Results, everything: list[RunResult]) -> 
     """What in the files is not what the plan says now."""
     text = ""
     if results.n_others:
-        text = f" {results.n_others} results in the same files are of other settings or seeds, and left alone."
+        text = f" Results of other settings or seeds in the same files, which are left alone: {results.n_others}."
     for key in study.record:
         n_older = sum(key not in result.logged for result in everything)
         if n_older:
-            text += f" {n_older} trainings are older than the plan's record of `{key}`, and have no such numbers."
+            text += f" Trainings from before the plan's record of `{key}`, which have no such numbers: {n_older}."
     return text
 
 

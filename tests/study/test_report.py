@@ -79,7 +79,7 @@ def test_an_evaluation_of_some_of_the_seeds_is_not_shown(tmp_path: Path) -> None
 def test_a_record_that_came_later_and_a_study_elsewhere_are_said(tmp_path: Path) -> None:
     plan = replace(study(tmp_path), record=("train/loss",))
     text = write_report(plan, results_of(plan), tmp_path / "docs", tmp_path / "logs").read_text()
-    assert "9 trainings are older than the plan's record of `train/loss`" in text
+    assert "Trainings from before the plan's record of `train/loss`, which have no such numbers: 9." in text
     assert "`python -m sb3_pg.study small.yml` trains what is missing and writes this page" in text
     assert "the plan is `small.yml`" in text
 
