@@ -104,9 +104,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     folder = args.results / study.name
     results = read_all(study, folder)
     if results.n_others:
-        console.print(
-            f"{study.name}: results of other settings or seeds, left alone: {results.n_others}", markup=False
-        )
+        console.print(f"{study.name}: results of other settings or seeds, left alone: {results.n_others}", markup=False)
     tasks = [] if args.report else missing(study, results, args.only, args.logs)
     n_there = sum(map(len, results.found.values()))
     console.print(f"{study.name}: {n_there} results are there, {len(tasks)} to train", markup=False)
