@@ -91,18 +91,15 @@ def collect(
     :raises ValueError: on NaN or infinity in observations, actions or rewards
     """
     policy = model.policy
-    policy.set_training_mode(False)
     _begin(model, env, buffer, rule)
-    if model.use_sde:
-        policy.reset_noise(env.num_envs)
     callback.on_rollout_start()
     _check_weights(policy)
     normalized = unwrap_vec_normalize(env)
     actor = choose_actor(policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
     step_values = actor if isinstance(actor, ForwardActor) else None
     clip = to_environment(policy)
-    scope: dict[str, Any] = dict(env=env, callback=callback, rollout_buffer=buffer, n_rollout_steps=rule.n_steps)
-    scope["self"] = model
+    scope: dict[str, Any] = {"self": model, "env": env, "callback": callback, "rollout_buffer": buffer}
+    scope["n_rollout_steps"] = rule.n_steps
     shares = _Shares(rule, env.num_envs)
     n_steps = 0
     while not shares.complete:
@@ -129,14 +126,10 @@ def collect(
             return False
         if normalized is not None:
             _check_before_normalizing(normalized, n_steps)
-        n_done = np.count_nonzero(dones)
-        if n_done or _has_episode(infos):
-            model._update_info_buffer(infos, dones)
+        _note_ends(model, buffer, n_steps, dones, infos)
         if step_values is not None:
             buffer.values[n_steps] = step_values.values.cpu().numpy().flatten()
             buffer.log_probs[n_steps] = step_values.log_probs.cpu().numpy()
-        if n_done:
-            buffer.terminal_observations += time_limits(n_steps, dones, infos)
         n_steps += 1
         shares.count(n_steps, dones)
 
@@ -160,6 +153,8 @@ def _act(actor: Actor, observations: Any, model: OnPolicyAlgorithm, buffer: Traj
 
 
 def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule: BatchRule) -> None:
+    """Make policy, environments and buffer ready for a batch."""
+    model.policy.set_training_mode(False)
     assert model._last_obs is not None
     assert model._last_episode_starts is not None
     if not (rule.cuts_episodes or model._last_episode_starts.all()):
@@ -167,6 +162,19 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
         model._last_obs = env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     buffer.reset(model._last_episode_starts)
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
+
+
+def _note_ends(
+    model: OnPolicyAlgorithm, buffer: TrajectoryBuffer, step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
+) -> None:
+    """Take note of the episodes that ended at a step: their returns, and where a time limit ended them."""
+    any_done = np.count_nonzero(dones) > 0
+    if any_done or _has_episode(infos):
+        model._update_info_buffer(infos, dones)
+    if any_done:
+        buffer.terminal_observations += time_limits(step, dones, infos)
 
 
 def _check_weights(policy: ActorCriticPolicy) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from sb3_pg.study.plan import Study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
 from sb3_pg.study.training import CHECKPOINT, RunTask, quiet_mujoco, train
-from sb3_pg.tune.blocks import try_block
+from sb3_pg.tune.blocks import check_block
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.progress import LiveConsole, clock
@@ -118,9 +117,7 @@ def check(study: Study, tasks: Iterable[RunTask]) -> None:
         seen.add((settings.env, task.curve))
         experiment = Experiment(settings.algo, settings.env, settings.n_timesteps, env_kwargs=settings.env_kwargs)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # they are shown by nobody's training either
-                try_block(experiment, settings.block, task.seed)
+            check_block(experiment, settings.block, task.seed)
         except TuneError as error:
             raise study.error(study.curve(task.curve), str(error)) from error
 

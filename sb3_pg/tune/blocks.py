@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -187,6 +188,13 @@ def try_block(experiment: Experiment, block: Block, seed: int = 0) -> tuple[spac
         env.close()
         eval_env.close()
     return env.action_space, manager.n_envs
+
+
+def check_block(experiment: Experiment, block: Block, seed: int = 0) -> None:
+    """Do as :func:`try_block` does, without warnings: trainings show none either."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try_block(experiment, block, seed)
 
 
 def accepted_hyperparams(algorithm: type[BaseAlgorithm]) -> set[str]:

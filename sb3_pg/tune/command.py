@@ -6,7 +6,6 @@ import argparse
 import datetime
 import json
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import write_whole
 from sb3_pg.tune.arguments import parse
-from sb3_pg.tune.blocks import merged, starting_point, try_block
+from sb3_pg.tune.blocks import check_block, merged, starting_point
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment, seeds_of
 from sb3_pg.tune.final import Standing, candidates_of, ranking, run_finals
@@ -185,9 +184,7 @@ def _check(point: Block, experiment: Experiment, block: Block, path: str) -> Non
     :raises TuneError: naming the point
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are shown by nobody's training either
-            try_block(experiment, merged(block, point))
+        check_block(experiment, merged(block, point))
     except TuneError as error:
         shown = ", ".join(f"{name} {value!r}" for name, value in point.items())
         raise TuneError(f"{path}: with {shown}: {error}") from error

@@ -121,6 +121,7 @@ def run_finals(
     listener.final_begun(n_trainings - len(tasks), n_trainings)
 
     def take(outcome: Outcome[SeedTask, SeedResult]) -> None:
+        """Keep the result of a training; without one, end the final."""
         task = outcome.task
         if outcome.error is not None:
             raise failed(task, outcome.error.traceback)
