@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize, unwrap_vec_normalize
 
 from sb3_pg.advantage.estimators import Array
-from sb3_pg.faults import TrainingError, WrongShapeError, fits, not_finite_weight
+from sb3_pg.faults import TrainingError, WrongShapeError, fits, not_finite_weight, statistics_of
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
@@ -136,7 +136,7 @@ def collect(
     buffer.has_step_values = actor.gives_values
     buffer.close(new_obs, shares.valid())  # type: ignore[arg-type]
     buffer.check_finite(model.num_timesteps)
-    _check_statistics(normalized, model.num_timesteps)
+    _check_statistics(env, model.num_timesteps)
     return True
 
 
@@ -203,20 +203,16 @@ def _check_weights(policy: ActorCriticPolicy) -> None:
         )
 
 
-def _check_statistics(env: VecNormalize | None, num_timesteps: int) -> None:
+def _check_statistics(env: VecEnv, num_timesteps: int) -> None:
     """Refuse statistics that overflowed: every observation or reward would be nought from then on."""
-    if env is None:
-        return
-    observations: Any = getattr(env, "obs_rms", {})
-    parts = observations if isinstance(observations, dict) else {"": observations}
-    named = {f"observation {key!r}" if key else "observation": rms.var for key, rms in parts.items()}
-    for name, variance in {**named, "return": env.ret_rms.var}.items():
-        if len(not_finite(np.asarray(variance))):
-            raise TrainingError(
-                f"VecNormalize's variance of the {name} became {np.max(variance)} in the rollout that ended at "
-                f"timestep {num_timesteps}: some were too large for 32-bit numbers. Its statistics are those before "
-                "the rollout"
-            )
+    for each in statistics_of(env):
+        for name, rms in each.items():
+            if len(not_finite(np.asarray(rms.var))):
+                raise TrainingError(
+                    f"VecNormalize's variance of the {name.strip()} became {np.max(rms.var)} in the rollout that "
+                    f"ended at timestep {num_timesteps}: some were too large for 32-bit numbers. Its statistics are "
+                    "those before the rollout"
+                )
 
 
 def _check_before_normalizing(env: VecNormalize, step: int) -> None:
