@@ -554,8 +554,9 @@ class VPG(SavingMixin):
         samples = samples._replace(old_log_prob=self._old_log_probs(samples))
 
         def step() -> None:
-            loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
-            self._step(self.policy.optimizer, loss)
+            if learns(self.policy.optimizer):
+                loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
+                self._step(self.policy.optimizer, loss)
 
         return log_probs_after(self.policy, samples, self._scaled_learning_rate(factor), step)
 

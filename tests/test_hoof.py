@@ -157,6 +157,20 @@ def test_hoof_falls_back_to_the_default_and_logs_how_many_episodes_were_left() -
     assert 1 <= model.logger.name_to_value["gradient/hoof_ess"] < 0.9 * n_episodes
 
 
+def test_hoof_keeps_the_default_of_an_actor_that_is_frozen_and_the_critic_learns() -> None:
+    model = bandit(Hoof(default=0.9), vf_learning_rate=0.01)
+    actor = [model.policy.action_net, model.policy.mlp_extractor.policy_net]
+    for module in actor:
+        module.requires_grad_(False)
+    before = weights(model)
+    one_rollout(model)
+    model.train()
+    assert model.logger.name_to_value["train/gae_lambda"] == 0.9
+    moved = {key for key, weight in weights(model).items() if not th.equal(weight, before[key])}
+    assert moved
+    assert all("value_net" in key for key in moved)
+
+
 def test_the_effective_sample_size_is_that_of_the_chosen_candidate() -> None:
     model = tiny(n_envs=2, n_steps=32, gae_lambda=Hoof(max_kl=1.0, min_ess=0.0), learning_rate=0.05)
     buffer = one_rollout(model)
