@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import sb3_pg.envs  # noqa: F401  registers LineWorld-v0, GridWorld-v0 and CartPoleSwingUp-v0 with Gymnasium
+import sb3_pg.envs  # noqa: F401  registers the environments with Gymnasium
 from sb3_pg.reinforce import REINFORCE
 from sb3_pg.tunable import TunableA2C, TunablePPO, TunableTRPO
 from sb3_pg.vpg import VPG

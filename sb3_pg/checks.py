@@ -232,13 +232,13 @@ def _check_estimator_and_baseline(model: VPG) -> None:
     one_step = not whole and model.n_steps * getattr(model, "n_envs", 1) == 1
     if one_step and model.normalize_advantage is not False:
         raise ValueError(
-            f"normalize_advantage={model.normalize_advantage!r} makes every advantage nought in a batch of one step; "
+            f"normalize_advantage={model.normalize_advantage!r} makes every advantage zero in a batch of one step; "
             "accepted are normalize_advantage=False, or n_steps of at least 2"
         )
 
 
 def _check_enough_episodes(model: VPG) -> None:
-    """Where a batch is one episode, what is the same for all its steps is nought after the baseline."""
+    """Where a batch is one episode, what is the same for all its steps is zero after the baseline."""
     if (model.n_episodes or 0) * getattr(model, "n_envs", 1) != 1:
         return
     given = f"baseline={model.baseline!r}"
@@ -249,7 +249,7 @@ def _check_enough_episodes(model: VPG) -> None:
             given, is_nought = f"normalize_advantage={model.normalize_advantage!r} with estimator='total_return'", True
     if is_nought:
         raise ValueError(
-            f"{given} makes every advantage nought in a batch of one episode; accepted are more environments, "
+            f"{given} makes every advantage zero in a batch of one episode; accepted are more environments, "
             "n_episodes of at least 2, or baseline='none' with normalize_advantage=False"
         )
 

@@ -17,6 +17,9 @@ class REINFORCE(VPG):
 
     .. math:: \hat g = \frac{1}{N} \sum_t (G_t - b_t)\, \nabla_\theta \log \pi_\theta(a_t | s_t)
 
+    N is ``n_steps`` times the number of environments, or ``n_episodes`` times it: a constant, without which short
+    episodes would count for more (docs/algorithms.md, "Batches"); normalised advantages have the number of steps.
+
     :class:`~sb3_pg.vpg.VPG` with other defaults: reward-to-go, no baseline, whole episodes of at least ``n_steps``
     steps per environment. ``baseline="value"`` gives REINFORCE with baseline (Sutton and Barto 2018, sec. 13.4), whose
     critic is fitted to Monte-Carlo returns.

@@ -1,4 +1,4 @@
-"""Model files: written whole or not at all, refused by name when they are none, and enough to go on to the bit."""
+"""Model files: written whole or not at all, refused by name when they are none, and enough to go on bit for bit."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class SavingMixin(OnPolicyAlgorithm):
                 training_state.restore_generators(self, state)
         self._loaded_state = None
         if differences:
-            words = "Training goes on, but not to the bit as it would have without the interruption"
+            words = "Training goes on, but not bit for bit as it would have without the interruption"
             warnings.warn(f"{words}: {'; '.join(differences)}", UserWarning, stacklevel=7)
         return total, callbacks
 

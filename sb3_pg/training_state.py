@@ -1,4 +1,4 @@
-"""What training needs besides weights and optimizers to go on to the bit: random numbers, environments, counts."""
+"""What training needs besides weights and optimizers to go on bit for bit: random numbers, environments, counts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def restore_environments(model: OnPolicyAlgorithm, keeper: EnvironmentKeeper, st
     :param model: the algorithm that is going to train
     :param keeper: of its environments
     :param state: from a file
-    :return: what is not as it was, and what happens instead; empty where training goes on to the bit
+    :return: what is not as it was, and what happens instead; empty where training goes on bit for bit
     """
     differences = _put_statistics(model.env, state["statistics"])
     if not state["begun"]:
@@ -98,7 +98,7 @@ def restore_environments(model: OnPolicyAlgorithm, keeper: EnvironmentKeeper, st
     for name in _OBSERVATIONS:
         setattr(model, name, state["attributes"][name])
     if state["times_at_start"] is not None:
-        model.rollout_buffer.reset()  # builds the arrays; building them later would count from nought
+        model.rollout_buffer.reset()  # builds the arrays; building them later would count from zero
         model.rollout_buffer._times_at_start = state["times_at_start"]  # type: ignore[attr-defined]
     return differences
 

@@ -109,6 +109,10 @@ class TunableA2C(TunableLambda, A2C):
     """SB3's A2C with VPG's lambda; see :class:`TunableLambda`.
 
     Paper: Mnih et al. 2016, arXiv:1602.01783; its n-step advantages are ``gae_lambda=1``, the default.
+
+    :param gae_lambda: a number, a schedule, the name of a rule or a rule, as in :class:`~sb3_pg.vpg.VPG`; every other
+        parameter is A2C's
+    :raises ValueError: for ``"hoof"`` and rules with a ``learning_rate_factor``
     """
 
     _file_marks = ("gae_lambda",)
@@ -119,6 +123,10 @@ class TunablePPO(TunableLambda, PPO):
     """SB3's PPO with VPG's lambda; see :class:`TunableLambda`.
 
     Paper: Schulman et al. 2017, arXiv:1707.06347.
+
+    :param gae_lambda: a number, a schedule, the name of a rule or a rule, as in :class:`~sb3_pg.vpg.VPG`; every other
+        parameter is PPO's
+    :raises ValueError: for ``"hoof"`` and rules with a ``learning_rate_factor``
     """
 
     _file_marks = ("clip_range_vf",)
@@ -129,6 +137,10 @@ class TunableTRPO(TunableLambda, TRPO):
     """sb3-contrib's TRPO with VPG's lambda; see :class:`TunableLambda`.
 
     Paper: Schulman et al. 2015, arXiv:1502.05477.
+
+    :param gae_lambda: a number, a schedule, the name of a rule or a rule, as in :class:`~sb3_pg.vpg.VPG`; every other
+        parameter is TRPO's
+    :raises ValueError: for ``"hoof"`` and rules with a ``learning_rate_factor``
     """
 
     _file_marks = ("line_search_max_iter",)

@@ -59,8 +59,9 @@ class VPG(SavingMixin):
     .. math:: \hat g = \frac{1}{N} \sum_t \Psi_t\, \nabla_\theta \log \pi_\theta(a_t | s_t)
 
     one step of the actor's optimizer, some of the critic's. ``estimator``, ``gae_lambda`` and ``baseline`` say what
-    Psi is. Takes what SB3's A2C takes, with A2C's meanings; with A2C's settings it is A2C, weight for weight
-    (docs/algorithms.md, "Differences to A2C").
+    Psi is. N is the number of steps; for whole episodes whose advantages are not divided by their deviation, a constant
+    (docs/algorithms.md, "Batches"). Takes what SB3's A2C takes, with A2C's meanings; with A2C's settings it is A2C, weight for weight
+    (docs/algorithms.md, "Differences from A2C").
 
     Papers: Williams 1992 (REINFORCE); Sutton et al. 2000 (policy gradient theorem); Schulman et al. 2016
     (arXiv:1506.02438, GAE). The defaults come from a few runs on classic control, Box2D and MuJoCo tasks, one to four
@@ -87,7 +88,7 @@ class VPG(SavingMixin):
     :param sde_sample_freq: steps after which gSDE draws a new noise matrix; -1 for once per rollout
     :param rollout_buffer_class: a subclass of :class:`~sb3_pg.rollout.buffer.TrajectoryBuffer`
     :param rollout_buffer_kwargs: passed to the buffer
-    :param normalize_advantage: True or ``"batch"`` to give the batch's advantages mean 0 and deviation 1, ``"center"``
+    :param normalize_advantage: True or ``"batch"`` to give the batch's advantages mean 0 and standard deviation 1, ``"center"``
         for the mean alone, False for neither
     :param estimator: Psi: ``"total_return"``, ``"reward_to_go"``, ``"td_residual"``, ``"n_step:N"``, ``"gae"``,
         ``"q"``, ``"q_minus_v"``, or a callable with the signature of :class:`~sb3_pg.advantage.estimators.Estimator`
@@ -95,7 +96,7 @@ class VPG(SavingMixin):
         ``"leave_one_out"``; these need Monte-Carlo returns of whole episodes
     :param n_episodes: whole episodes per environment and update, instead of ``n_steps``
     :param whole_episodes: go on after ``n_steps`` to the end of the episode, in each environment
-    :param truncation: at a time limit, ``"bootstrap"`` with V of the last observation (nought without a critic), take
+    :param truncation: at a time limit, ``"bootstrap"`` with V of the last observation (zero without a critic), take
         it for ``"terminal"``, or ``"discard"`` the episode's steps
     :param state_discount: weigh step t of an episode by gamma^t, as the policy gradient theorem says for the
         discounted return (Sutton and Barto 2018, p. 328; Nota and Thomas 2020, arXiv:1906.07073). Hardly any
@@ -119,7 +120,8 @@ class VPG(SavingMixin):
     :param policy_kwargs: passed to the policy
     :param verbose: 0 silent, 1 info, 2 debug
     :param seed: of all random generators
-    :param device: ``"cpu"``, ``"cuda"``, ``"auto"``
+    :param device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for the GPU, if there is one; multilayer perceptrons are faster on
+        the CPU
     :param _init_setup_model: build the networks now
     :raises ValueError: for a value or a combination that cannot work, naming the parameter and what is accepted
     """
@@ -254,7 +256,7 @@ class VPG(SavingMixin):
             split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # The last batch goes beyond the total, and a schedule below nought would send the last step uphill
+        # The last batch goes beyond the total, and a schedule below zero would send the last step uphill
         super()._update_current_progress_remaining(min(num_timesteps, total_timesteps), total_timesteps)
 
     def _now(self, value: ScheduleLike, name: str) -> float:
@@ -331,7 +333,7 @@ class VPG(SavingMixin):
         is_a_mean = self.baseline in ("mean", "time_mean")
         if is_a_mean and psi.any() and np.abs(buffer.advantages).max() <= 1e-6 * np.abs(psi).max():  # by rounding
             warnings.warn(
-                f"baseline={self.baseline!r} makes every advantage of this batch nought, as where it is one episode: "
+                f"baseline={self.baseline!r} makes every advantage of this batch zero, as where it is one episode: "
                 "nothing is learnt from it. More environments, a larger n_steps, or baseline='none' may help",
                 UserWarning,
                 stacklevel=2,
@@ -441,7 +443,7 @@ class VPG(SavingMixin):
 
     def _standardized(self, advantages: Array, valid: NDArray[np.bool_]) -> Array:
         try:
-            with np.errstate(over="raise"):  # an infinite deviation would make every advantage nought
+            with np.errstate(over="raise"):  # an infinite deviation would make every advantage zero
                 return standardize(advantages, valid, scale=self.normalize_advantage != "center")
         except FloatingPointError as error:
             raise TrainingError(

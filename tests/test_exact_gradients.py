@@ -98,7 +98,7 @@ def test_the_measured_gradient_is_the_expected_one(case: Case) -> None:
 
 
 def test_biases_have_the_sign_and_size_that_is_computed() -> None:
-    """The wrong critic's and the discarded episodes' biases are far from nought where they are measured."""
+    """The wrong critic's and the discarded episodes' biases are far from zero where they are measured."""
     biased = [case for case in CASES if not case.is_unbiased]
     found = 0
     for case in biased:

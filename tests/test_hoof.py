@@ -20,7 +20,7 @@ from sb3_pg.lambda_rules import LambdaRules, lambda_batch
 
 class DelayedBandit(ScriptedEnv):
     """Two steps. The first action is paid for, at the second step and with an insult for it at the first: a critic of
-    nought and lambda = 0 learn the insult, and lambda = 1 learns to take action 1."""
+    zero and lambda = 0 learn the insult, and lambda = 1 learns to take action 1."""
 
     def __init__(self) -> None:
         super().__init__([2], action_space=spaces.Discrete(2))
@@ -35,7 +35,7 @@ class DelayedBandit(ScriptedEnv):
 
 
 def bandit(gae_lambda: Any, **kwargs: Any) -> Any:
-    """With the critic held at nought."""
+    """With the critic held at zero."""
     settings: dict[str, Any] = dict(n_envs=4, n_steps=32, gamma=1.0, learning_rate=0.02, vf_learning_rate=0.0)
     model = tiny(DelayedBandit, gae_lambda=gae_lambda, **{**settings, **kwargs})
     with th.no_grad():

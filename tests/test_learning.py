@@ -1,4 +1,4 @@
-"""What takes a training to see; seeds are numbered from nought, and none is left out."""
+"""What takes a training to see; seeds are numbered from zero, and none is left out."""
 
 from __future__ import annotations
 

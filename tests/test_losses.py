@@ -106,7 +106,7 @@ def test_importance_weights_give_the_new_policys_gradient_from_the_old_policys_s
 
 
 CLIPPED_BY_HAND = [
-    # ratio, advantage, loss for clip_range 0.2, derivative by the new log-probability: -advantage * ratio, or nought
+    # ratio, advantage, loss for clip_range 0.2, derivative by the new log-probability: -advantage * ratio, or zero
     (1.5, 2.0, -(1.2 * 2.0), 0.0),  # good and more likely already: held
     (1.5, -2.0, 1.5 * 2.0, 3.0),  # bad and more likely: pushed back
     (0.5, 2.0, -(0.5 * 2.0), -1.0),  # good and less likely: pushed back

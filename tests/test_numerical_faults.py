@@ -224,7 +224,7 @@ def test_a_step_that_makes_a_weight_infinite_is_taken_back_and_named(tmp_path: P
 
 
 def test_an_optimizer_that_divides_by_nought_is_stopped() -> None:
-    """RMSprop with eps=0 divides by the root of a gradient that is nought where a unit is dead."""
+    """RMSprop with eps=0 divides by the root of a gradient that is zero where a unit is dead."""
     model = tiny(
         use_rms_prop=True, rms_prop_eps=0.0, n_critic_updates=1,
         policy_kwargs=dict(activation_fn=nn.ReLU, net_arch=dict(pi=[], vf=[2])),
@@ -342,7 +342,7 @@ def test_one_reward_out_of_range_does_not_blind_vecnormalize() -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # from VecNormalize, before our error
 def test_one_observation_out_of_range_does_not_blind_vecnormalize() -> None:
-    """The variance is infinite then, and every observation nought."""
+    """The variance is infinite then, and every observation zero."""
     faulty = {18: ("observation", 1e30)}
     env = VecNormalize(DummyVecEnv([ScriptedEnv, lambda: ScriptedEnv(faults=faulty)]))
     model = tiny(env)
@@ -402,7 +402,7 @@ def test_constant_rewards_and_all_terminal_batches_keep_the_weights_finite(
     assert is_finite(model)
 
 
-@pytest.mark.filterwarnings("ignore:baseline=.* makes every advantage of this batch nought:UserWarning")
+@pytest.mark.filterwarnings("ignore:baseline=.* makes every advantage of this batch zero:UserWarning")
 @pytest.mark.parametrize("baseline", ["none", "mean", "time_mean", "leave_one_out"])
 @pytest.mark.parametrize("normalize_advantage", [True, "center"])
 def test_advantages_without_variance_leave_the_policy_as_it_is(baseline: str, normalize_advantage: Any) -> None:

@@ -95,5 +95,5 @@ def test_what_comes_after_the_environment_has_to_be_named() -> None:
 @pytest.mark.parametrize(("baseline", "kwargs"), [("time_mean", {}), ("mean", dict(estimator="total_return"))])
 def test_a_batch_of_which_the_baseline_leaves_nothing_is_warned_of(baseline: str, kwargs: dict[str, Any]) -> None:
     model = tiny(lambda: ScriptedEnv([20]), algorithm=REINFORCE, baseline=baseline, **kwargs)
-    with pytest.warns(UserWarning, match=f"baseline='{baseline}' makes every advantage of this batch nought"):
+    with pytest.warns(UserWarning, match=f"baseline='{baseline}' makes every advantage of this batch zero"):
         model.learn(20)

@@ -39,7 +39,7 @@ from sb3_pg.rollout import env_state
 from sb3_pg.rollout.vec_env import LeanVecEnv, VectorEnvAdapter
 from sb3_pg.saving import MEMBER, SavingMixin
 
-NOT_TO_THE_BIT = "not to the bit"
+NOT_TO_THE_BIT = "not bit for bit"
 
 
 TWO_KEYS = spaces.Dict({key: DICT[key] for key in ("flat", "kind")})

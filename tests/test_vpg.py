@@ -526,7 +526,7 @@ class ForgetfulLogProbs(ActorCriticPolicy):
 
 
 class Masked(ActorCriticPolicy):
-    """Action 2 has probability nought, for predict() and wherever a distribution is asked for."""
+    """Action 2 has probability zero, for predict() and wherever a distribution is asked for."""
 
     def get_distribution(self, obs: Any) -> Any:
         distribution = super().get_distribution(obs)
@@ -621,7 +621,7 @@ def test_a_policys_own_extract_features_is_used_for_actions_and_for_their_log_pr
     tilt(model)
     np.testing.assert_array_equal(one_rollout(model).actions, 1)
     model.train()
-    # Certain actions have log-probability nought and entropy nought
+    # Certain actions have log-probability zero and entropy zero
     assert model.logger.name_to_value["train/policy_loss"] == pytest.approx(0.0, abs=1e-4)
     assert model.logger.name_to_value["train/entropy_loss"] == pytest.approx(0.0, abs=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +34,7 @@ def measure(critic: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
 
 def main() -> None:
     """Write the figure."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

@@ -1,7 +1,7 @@
 """How the library's gradients are measured against exact ones; used by verify_gradients.py and by the tests.
 
 Two levels: estimators and baselines on arrays that are drawn in NumPy, a million episodes in seconds; and VPG itself,
-from the environment to the gradients of its actor, with a learning rate of nought.
+from the environment to the gradients of its actor, with a learning rate of zero.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Judged(NamedTuple):
     stayed: np.ndarray
     """The same for each default, held fixed, shape ``(n_defaults,)``."""
     moved: float
-    """Share of the updates off the default where the expected gradient is nought."""
+    """Share of the updates off the default where the expected gradient is zero."""
 
 
 class Pool:
@@ -120,7 +120,7 @@ def table(found: list[Judged], batches: float) -> str:
         f"{MEASURABLE:g}, all critics together.",
         "",
         f"In {np.mean(harm < -0.03):.1%} of all runs the choice is worse than the default by more than 0.03 of the",
-        f"best cosine, at worst by {-harm.min():.2f}. Where the expected gradient is made nought, the default is kept",
+        f"best cosine, at worst by {-harm.min():.2f}. Where the expected gradient is made zero, the default is kept",
         f"in {1 - np.mean([each.moved for each in found]):.1%} of 100 updates.",
         "Written by `python zoo_scripts/judge_lambda.py`.",
     ])  # fmt: skip
@@ -135,12 +135,12 @@ def draw(path: Path, problem: str = "garnet 10", n: int = 16) -> None:
 
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
     x = np.arange(len(GRID))
-    for critic, colour in (("exact", "tab:green"), ("half", "tab:blue"), ("nought", "tab:red")):
+    for critic, colour in (("exact", "tab:green"), ("half", "tab:blue"), ("zero", "tab:red")):
         episodes = cell(problem, critic)
         found, length = moments(episodes.gradients.swapaxes(0, 1)), episodes.truth @ episodes.truth
         bias = found.own - 2 * episodes.gradients.mean(axis=0) @ episodes.truth + length
         exact = cosines(problem, critic, n)
-        label = {"exact": "exact V", "half": "half of V", "nought": "V = 0"}[critic]
+        label = {"exact": "exact V", "half": "half of V", "zero": "V = 0"}[critic]
         panels[0].plot(x, np.maximum(bias / length, 0), color=colour, marker="o", ms=3, label=label)
         panels[1].plot(x, found.variance(n) / length, color=colour, marker="o", ms=3)
         panels[2].plot(x, exact, color=colour, marker="o", ms=3)

@@ -21,7 +21,7 @@ from sb3_pg.exact.sampling import Rollout, sample, score_sums
 from sb3_pg.lambda_rules import products_of
 
 GRID = np.array(sorted({*LAMBDAS, 0.8, 0.97, 1.0}))
-CRITICS = ("exact", "noisy", "very noisy", "half", "nought", "of another policy", "too high")
+CRITICS = ("exact", "noisy", "very noisy", "half", "zero", "of another policy", "too high")
 
 
 def garnet(seed: int) -> FiniteMDP:
@@ -110,7 +110,7 @@ def critic_values(critic: str, mdp: FiniteMDP, solution: Solution, rng: np.rando
     if critic in noise:
         return exact + noise[critic] * exact.std() * rng.normal(size=exact.shape)
     made: dict[str, Array] = {
-        "exact": exact, "half": exact / 2, "nought": np.zeros_like(exact), "too high": exact + 2 * exact.std()
+        "exact": exact, "half": exact / 2, "zero": np.zeros_like(exact), "too high": exact + 2 * exact.std()
     }  # fmt: skip
     return made[critic]
 

@@ -54,7 +54,7 @@ def leave_one_out(returns: Array, trajectories: Trajectories) -> Array:
     .. math:: b_t^i = \frac{1}{|\{j \neq i: T_j > t\}|} \sum_{j \neq i, T_j > t} G_t^j
 
     Independent of the step's own action, so it keeps the gradient unbiased where the number of episodes is fixed, and
-    up to the order of 1/N where their lengths decide which others there are; nought where no other lasted so long.
+    up to the order of 1/N where their lengths decide which others there are; zero where no other lasted so long.
     Source: Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!", eq. 8; RLOO, Ahmadian et
     al. 2024, arXiv:2402.14740.
     """

@@ -5,7 +5,7 @@ r"""What stands for :math:`\Psi_t` in the policy gradient, one function each.
 (Schulman et al. 2016, eq. 1, arXiv:1506.02438, lists the choices of :math:`\Psi_t`.)
 
 Every estimator takes :class:`Trajectories` and returns an array of shape ``(n_steps, n_envs)``. They subtract
-``values``; without a critic ``values`` and ``next_values`` are nought, and what is left is the plain return.
+``values``; without a critic ``values`` and ``next_values`` are zero, and what is left is the plain return.
 A new estimator is one function and one line in :data:`ESTIMATORS`.
 """
 
@@ -32,9 +32,9 @@ class Trajectories:
 
     :param rewards: reward after step t, as the environment (or its reward wrapper) gave it; no bootstrap value inside
     :param dones: True where the episode ended after step t, by termination or by truncation
-    :param values: V(s_t) of the critic; nought without a critic
+    :param values: V(s_t) of the critic; zero without a critic
     :param next_values: the value that stands for everything after step t: V(s_{t+1}) inside an episode and at the
-        rollout's cut end, V(terminal observation) where a time limit is bootstrapped, nought at a terminal state
+        rollout's cut end, V(terminal observation) where a time limit is bootstrapped, zero at a terminal state
     :param times: number of steps since the episode began (0 for its first step); counted from ``dones``, as if
         every environment began an episode at the first row, when not given
     :param valid: False for steps that are not part of the batch (after an environment's last whole episode, or
@@ -82,7 +82,7 @@ def times_in_episode(
     """Steps since the episode began, for every step.
 
     :param dones: True where the episode ended after step t, shape ``(n_steps, n_envs)``
-    :param first_times: the count at the first row, shape ``(n_envs,)``; nought when not given
+    :param first_times: the count at the first row, shape ``(n_envs,)``; zero when not given
     :return: shape ``(n_steps, n_envs)``
     """
     n_steps, n_envs = dones.shape

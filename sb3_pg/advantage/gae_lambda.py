@@ -158,7 +158,8 @@ class ExplainedVariance:
 
     with an exponential mean over the updates, and G the Monte-Carlo return: the lambda-return, which the critic is
     fitted to, would agree with any critic for low lambda. A heuristic: that V explains returns does not mean that it
-    tells actions apart. In the spirit of "PPO with adaptive GAE", Journal of Mathematical Modeling 2025,
+    tells actions apart. In the spirit of Mohammadpour et al., "Proximal policy optimization with
+    adaptive generalized advantage estimate: critic-aware refinements", Journal of Mathematical Modeling 14(1),
     doi:10.22124/jmm.2025.29704.2654.
 
     :param low: lambda for a perfect critic
@@ -206,7 +207,7 @@ class GradientAgreement:
 
     is the cosine of the mean gradient of M batches up to a factor that is the same for every lambda. Bias stays from
     one batch to the next, while the optimizer averages noise away; how much of it counts is M (``batches``). The score
-    does not change with the length of a gradient: the mean squared error does, and prefers a gradient of length nought
+    does not change with the length of a gradient: the mean squared error does, and prefers a gradient of length zero
     where noise prevails. Every batch gives unbiased estimates of :math:`U` and :math:`q` (:class:`GradientProducts`),
     of the policy's last layer. Both are averaged over the updates with weights :math:`\beta^k` for k updates ago, in
     units of an average of :math:`E|\hat g_1|^2` over earlier updates (a unit that knew this batch would bias the
@@ -222,7 +223,7 @@ class GradientAgreement:
 
     **Choice.** Lambda stays where it is, on the default at first, until another one is better by more than ``caution``
     standard errors of the difference, *and* the other one's own score is more than ``gate`` standard errors above
-    nought. Without a measurable gradient every lambda is as good as another, and nothing moves; what was learned while
+    zero. Without a measurable gradient every lambda is as good as another, and nothing moves; what was learned while
     there was one is kept. Of several that qualify it takes the one that is surely better by most.
 
     The first ``warm_up`` updates only watch. In problems whose gradient is known exactly (tests/advantage) this finds
@@ -232,7 +233,7 @@ class GradientAgreement:
     :param lambdas: candidates besides it and 1
     :param memory: beta, in (0.5, 1). 0.98 weighs the last hundred updates; 0.5 three, which are too few
     :param caution: standard errors by which another lambda has to be better
-    :param gate: standard errors by which its score has to be above nought
+    :param gate: standard errors by which its score has to be above zero
     :param warm_up: updates before the first choice, at least 10: with fewer the standard errors are too small
     :param batches: M, at least 1, which is the gradient of one batch, as plain SGD follows it. The mean that Adam keeps
         (beta_1 = 0.9) is worth (1 + beta_1) / (1 - beta_1) = 19 of them; 4 is in between (docs/lambda.md, the study)
@@ -290,7 +291,7 @@ class GradientAgreement:
             self.n_updates += 1
 
     def scores(self) -> tuple[Array, Array]:
-        """Score s of every candidate, shape ``(n_lambdas,)``, nought for one without a gradient; and their covariance.
+        """Score s of every candidate, shape ``(n_lambdas,)``, zero for one without a gradient; and their covariance.
 
         q(1) in it is a unit that all candidates share, and taken as known.
         """
@@ -299,7 +300,7 @@ class GradientAgreement:
         mean = self._sum / self._weight
         covariance = (self._products / self._weight - np.outer(mean, mean)) / (n - 1.0) * (1.0 + 3.0 / n) ** 2
         cross, square = mean[:size], mean[size:]
-        # Where V is nought and rewards come late, lambda = 0 gives none
+        # Where V is zero and rewards come late, lambda = 0 gives none
         has_gradient = square > 1e-12 * square.max()
         square = np.where(has_gradient, square, 1.0)
         slope = np.where(has_gradient, 1.0 / np.sqrt(square * square[-1]), 0.0)

@@ -57,7 +57,7 @@ def _about_the_batch(diagnosis: Diagnosis) -> Advice:
         return Advice(
             "unknown",
             "No gradient above the noise",
-            f"In {steps(diagnosis.n_steps)} the expected gradient cannot be told from nought. {at_least}Either the "
+            f"In {steps(diagnosis.n_steps)} the expected gradient cannot be told from zero. {at_least}Either the "
             "policy is near an optimum, or rewards say hardly anything about its actions yet, or far more data is "
             "needed: take a larger --n-batches to tell these apart.",
         )
@@ -113,6 +113,8 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
     if curve.good.all():
         return Advice("unknown", f"Lambda: nothing better than {own:g} was found", numbers)
     if recommended_lambda(diagnosis) == own:
+        if not curve.good[index]:
+            numbers += f" {own:g} can, but a difference of less than {_WORTH_CHANGING:g} is not worth a change."
         return Advice("good", f"Lambda {own:g} is fine", numbers)
     if own > best:
         return Advice(

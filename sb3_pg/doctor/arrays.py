@@ -56,7 +56,7 @@ class StrangersRollout:
     """Whether the file says which ends are time limits."""
     values: Array | None = None
     next_values: Array | None = None
-    """V(s_{t+1}): nought at terminal states, NaN where a time limit ended the episode and V is not known."""
+    """V(s_{t+1}): zero at terminal states, NaN where a time limit ended the episode and V is not known."""
     last_values: Array | None = None
     """V of the observation after the last step, shape ``(n_envs,)``."""
     advantages: Array | None = None

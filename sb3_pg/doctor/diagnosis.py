@@ -55,7 +55,7 @@ class LambdaCurve(NamedTuple):
     best: int
     """Index of the highest cosine."""
     good: NDArray[np.bool_]
-    """The lambdas that cannot be told from the best one: their difference is within two standard errors of nought."""
+    """The lambdas that cannot be told from the best one: their difference is within two standard errors of zero."""
 
 
 class EstimatorRow(NamedTuple):
@@ -143,7 +143,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def signal_is_clear(self) -> bool:
-        """Whether the signal is at least two standard errors above nought."""
+        """Whether the signal is at least two standard errors above zero."""
         return bool(self.signal.value[0] > 2 * self.signal.standard_error[0])
 
     def _noise_scale(self, signal: float) -> float:

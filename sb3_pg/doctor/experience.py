@@ -118,7 +118,7 @@ class Experience(NamedTuple):
     rewards: Array
     dones: NDArray[np.bool_]
     values: Array
-    """Of the critic; nought without one."""
+    """Of the critic; zero without one."""
     next_values: Array
     """What stands for everything after the step, see :class:`~sb3_pg.advantage.estimators.Trajectories`."""
     times: NDArray[np.int64]

@@ -4,7 +4,7 @@ The right ones are GAE's (Schulman et al. 2016, eq. 16, arXiv:1506.02438),
 
 .. math:: A_t = \delta_t + \gamma\lambda (1 - d_t) A_{t+1}, \qquad \delta_t = r_t + \gamma V(s_{t+1}) - V(s_t)
 
-with :math:`V(s_{t+1})` nought at terminal states, and V of the last observation after a time limit. Whatever multiplies
+with :math:`V(s_{t+1})` zero at terminal states, and V of the last observation after a time limit. Whatever multiplies
 them and is added to them (normalisation) is fitted, and judged apart.
 """
 

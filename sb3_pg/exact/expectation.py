@@ -42,7 +42,7 @@ def expected_gradient(
     :param estimator: ``total_return`` (whole episodes only), ``reward_to_go``, ``td_residual``, ``n_step:N``, ``gae``,
         ``q``, ``q_minus_v``
     :param gae_lambda: for ``gae``
-    :param values: V that is subtracted and bootstrapped with, shape ``(n_states,)``; nought when not given
+    :param values: V that is subtracted and bootstrapped with, shape ``(n_states,)``; zero when not given
     :param q_values: Q(s, a), shape ``(n_states, n_actions)``, for ``q`` and ``q_minus_v``
     :param truncation: at a time limit: ``bootstrap`` with V, ``terminal``, or ``discard`` the episode
     :param state_discount: weigh step t of an episode by gamma^t

@@ -187,13 +187,13 @@ def one_parameter_policy(probabilities: ArrayLike, derivatives: ArrayLike) -> Po
 
     .. math:: \frac{d \log \pi(a|s)}{d\theta} = \frac{1}{\pi(a|s)} \frac{d \pi(a|s)}{d\theta}
 
-    :param probabilities: pi(a | s), shape ``(n_states, n_actions)``, all above nought
+    :param probabilities: pi(a | s), shape ``(n_states, n_actions)``, all above zero
     :param derivatives: of pi(a | s) with respect to the parameter, same shape
     :raises ValueError: for probabilities that are none
     """
     pi = np.asarray(probabilities, dtype=np.float64)
     if not (pi > 0).all() or not np.allclose(pi.sum(axis=-1), 1):
-        raise ValueError(f"probabilities must be above nought, and add up to 1 in each state, not {pi.tolist()}")
+        raise ValueError(f"probabilities must be above zero, and add up to 1 in each state, not {pi.tolist()}")
     return Policy(pi, (np.asarray(derivatives, dtype=np.float64) / pi)[:, :, None])
 
 

@@ -246,7 +246,7 @@ class Measurement(NamedTuple):
     def z(self, exact: Array) -> Array:
         """How many standard errors each component of the mean is away from the exact one.
 
-        Components that did not vary are nought if they are the exact ones up to rounding, and infinite otherwise.
+        Components that did not vary are zero if they are the exact ones up to rounding, and infinite otherwise.
         """
         scale = 1e-9 * (1.0 + np.abs(exact).max())
         difference, errors = self.mean - exact, self.standard_errors
@@ -262,11 +262,11 @@ class Measurement(NamedTuple):
 
         is 1 for an unbiased estimate, and 1.02 for one that is 2 % too long.
 
-        :raises ValueError: when the exact gradient is nought
+        :raises ValueError: when the exact gradient is zero
         """
         square = float(exact @ exact)
         if square == 0.0:
-            raise ValueError("exact is nought in every component; a length needs a direction")
+            raise ValueError("exact is zero in every component; a length needs a direction")
         along = self.samples @ exact / square
         return float(along.mean()), float(along.std(ddof=1) / np.sqrt(len(along)))
 

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     returns: Array
     """Targets of the critic, shape ``(batch,)``."""
     values: Array
-    """The critic's values, shape ``(batch,)``; nought without a critic."""
+    """The critic's values, shape ``(batch,)``; zero without a critic."""
     dones: NDArray[np.bool_]
     """True where the episode ended after the step, shape ``(n_steps, n_envs)``."""
     valid: NDArray[np.bool_]

@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
     Each array has the shape ``(n_psi,)``, or ``(n_psi, n_blocks)`` where each column leaves one block out.
 
-    :ivar own: :math:`|\mu(\ell)|^2`; can be below nought by chance
+    :ivar own: :math:`|\mu(\ell)|^2`; can be below zero by chance
     :ivar cross: :math:`\mu(\ell) \cdot \mu(r)`
     :ivar reference: :math:`|\mu(r)|^2`, the same for every choice
     :ivar noise: :math:`\mathrm{tr}\, \Sigma(\ell)`
@@ -50,7 +50,7 @@ class Moments(NamedTuple):
 
     @property
     def bias_squared(self) -> Array:
-        r"""Estimate of :math:`|\mu(\ell) - \mu(r)|^2`, unbiased; below nought where there is hardly any bias."""
+        r"""Estimate of :math:`|\mu(\ell) - \mu(r)|^2`, unbiased; below zero where there is hardly any bias."""
         bias: Array = self.own - 2.0 * self.cross + self.reference
         return bias
 
@@ -83,7 +83,7 @@ class Moments(NamedTuple):
                   E|\hat g|^2 = |\mu(\ell)|^2 + \mathrm{tr}\,\Sigma(\ell) / n
 
         Does not change with the length of the gradient, and so, unlike the mean squared error, does not prefer a
-        gradient of length nought where noise prevails. For n towards infinity it is the cosine that bias leaves.
+        gradient of length zero where noise prevails. For n towards infinity it is the cosine that bias leaves.
         NaN where the reference's gradient, or the batch's, was not found above the noise.
         """
         square = self.reference * (self.own + self.variance(units))
@@ -186,7 +186,7 @@ class GradientStatistics(NamedTuple):
     mean: Array
     r"""Gradient of the batch, :math:`\frac{1}{n} \sum_t \Psi_t \nabla \log \pi(a_t|s_t)`, shape ``(n_parameters,)``."""
     signal: float
-    """Squared length of its expectation; below nought where it cannot be told from noise."""
+    """Squared length of its expectation; below zero where it cannot be told from noise."""
     variance: float
     """Its total variance."""
     snr: float
@@ -229,7 +229,7 @@ def gradient_statistics(gradients: Array, n_steps: int, counts: NDArray[np.int64
 
 
 def cosine(one: Array, other: Array) -> float:
-    """Cosine between two vectors; NaN if one is nought."""
+    """Cosine between two vectors; NaN if one is zero."""
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     return float(one @ other) / lengths if lengths > 0 else float("nan")
 
@@ -271,5 +271,5 @@ def explained_variance_by_time(
 
 def _ratio(one: Array, other: Array) -> Array:
     """A quotient that is NaN where it has no value."""
-    nought = other == 0
-    return np.where(nought, np.nan, one / np.where(nought, 1.0, other))
+    zero = other == 0
+    return np.where(zero, np.nan, one / np.where(zero, 1.0, other))

@@ -204,7 +204,7 @@ def _check_weights(policy: ActorCriticPolicy) -> None:
 
 
 def _check_statistics(env: VecEnv, num_timesteps: int) -> None:
-    """Refuse statistics that overflowed: every observation or reward would be nought from then on."""
+    """Refuse statistics that overflowed: every observation or reward would be zero from then on."""
     for each in statistics_of(env):
         for name, rms in each.items():
             if len(not_finite(np.asarray(rms.var))):
@@ -282,7 +282,7 @@ class _Shares:
 def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstrap: bool) -> None:
     """Fill ``buffer.values`` and ``buffer.next_values`` with the critic's values, in one batch.
 
-    ``next_values[t]`` is V(s_{t+1}); nought after a terminal state; V of the terminal observation after a time
+    ``next_values[t]`` is V(s_{t+1}); zero after a terminal state; V of the terminal observation after a time
     limit. Where the values of the steps are there already, the others are computed as SB3 computes them, one time
     limit at a time.
 

@@ -227,7 +227,7 @@ def train(task: RunTask) -> RunResult:
     Train one seed as RL Zoo would, and evaluate the final policy.
 
     A training that diverges is a result, and says so; any other exception is raised. A long one goes on from its last
-    checkpoint: to the bit with this library's algorithms, with weights, optimizer and statistics with those of SB3.
+    checkpoint: bit for bit with this library's algorithms, with weights, optimizer and statistics with those of SB3.
 
     :param task: what to train
     :return: its learning curve

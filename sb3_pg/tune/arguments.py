@@ -75,10 +75,10 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--n-trials", type=int, help="trials of the study, also after resuming (100, or the whole grid)")
     group.add_argument("--n-seeds", type=int, default=5, help="seeds of a trial (%(default)s)")
     group.add_argument("--seeds", type=int, nargs="+", help="these seeds, instead of --n-seeds")
-    group.add_argument("--seed", type=int, default=0, help="what all that is random follows from (%(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="seed from which all randomness derives (%(default)s)")
     group.add_argument(
         "--objective", choices=OBJECTIVES, default=default.objective,
-        help="of a seed: mean of the last evaluations, or of all (area under the curve) (%(default)s)",
+        help="score of a seed: mean of the last evaluations, or of all (area under the curve) (%(default)s)",
     )  # fmt: skip
     group.add_argument("--last-k", type=int, default=default.last_k, help="the last evaluations (%(default)s)")
     group.add_argument("--sampler", choices=SAMPLERS, help="how hyperparameters are drawn (tpe, or grid with --grid)")
@@ -93,7 +93,7 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--p-threshold",
         type=float,
-        help="between seeds: the Wilcoxon pruner's; 0 trains all seeds of every trial (0.15; up to 3 seeds 0.3)",
+        help="p-value below which the Wilcoxon pruner stops a trial between seeds; 0 trains all seeds of every trial (0.15; up to 3 seeds 0.3)",
     )
     group.add_argument("--window", type=int, default=default.window, help="trials under way at a time (%(default)s)")
     group.add_argument("--top-k", type=int, default=3, help="best trials to train on fresh seeds (%(default)s)")

@@ -372,14 +372,14 @@ def test_scores_independent_of_the_rewards_leave_it_on_the_default() -> None:
 # -- auto: problems whose gradient is known exactly ------------------------------------------------------------------
 
 
-CRITICS = ("exact", "noisy", "half", "nought")
+CRITICS = ("exact", "noisy", "half", "zero")
 UNSEEN = ("chain 20", "short or long", "garnet 10")
 
 
 def test_the_gradient_of_lambda_one_is_the_exact_one() -> None:
     """The oracle itself: without it the cosines below mean nothing."""
     for problem in (*DESIGN, *UNSEEN):
-        for critic in ("exact", "nought"):
+        for critic in ("exact", "zero"):
             found = cell(problem, critic)
             mean, error = found.gradients[:, -1].mean(axis=0), found.gradients[:, -1].std(axis=0) / np.sqrt(5000)
             assert np.abs((mean - found.truth) / np.maximum(error, 1e-9)).max() < 4.5, problem
@@ -430,7 +430,7 @@ def test_it_does_on_problems_that_it_was_not_made_with(default: float, batches: 
 def test_where_hardly_anything_can_be_measured_a_good_default_is_kept() -> None:
     """Batches of 4 episodes in two corridors, from the best lambda. The highest score alone would keep 0.77 of it."""
     shares = []
-    for problem, critic in product(("corridor", "long corridor"), ("noisy", "half", "nought", "too high")):
+    for problem, critic in product(("corridor", "long corridor"), ("noisy", "half", "zero", "too high")):
         exact = cosines(problem, critic, 4)
         best = float(GRID[exact.argmax()])
         chosen = [chosen_after(problem, critic, 4, best, seed) for seed in range(4)]
@@ -448,13 +448,13 @@ def test_with_an_exact_critic_lambda_goes_down_and_with_a_useless_one_it_stays_h
             chosen_after(problem, critic, n, 0.97, seed, batches, n_updates)
             for problem, n, seed in product(DESIGN, (16, 64), range(2))
         ]
-        for critic in ("exact", "nought")
+        for critic in ("exact", "zero")
     }
     assert np.median(by_critic["exact"]) <= 0.3
     assert max(by_critic["exact"]) <= 0.5
-    assert np.median(by_critic["nought"]) >= 0.8
-    assert min(by_critic["nought"]) >= 0.7
-    assert min(chosen_after("line", "nought", 64, 0.97, seed) for seed in range(3)) >= 0.9
+    assert np.median(by_critic["zero"]) >= 0.8
+    assert min(by_critic["zero"]) >= 0.7
+    assert min(chosen_after("line", "zero", 64, 0.97, seed) for seed in range(3)) >= 0.9
 
 
 # -- HOOF ------------------------------------------------------------------------------------------------------------

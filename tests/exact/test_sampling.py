@@ -56,8 +56,8 @@ def test_outcomes_without_probability_never_happen() -> None:
     transitions = np.zeros((4, 1, 4))
     transitions[:, 0] = [0.0, 0.5, 0.5, 0.0]
     mdp = FiniteMDP(transitions, transitions, [0.0, 0.0, 1.0, 0.0], [False] * 4, 0.9, time_limit=5)  # type: ignore[arg-type]
-    nought = np.zeros(100_000, dtype=np.int64)
-    drawn, _ = Sampler(mdp, softmax_policy(np.zeros((4, 1)))).step(nought, nought, rng())
+    zero = np.zeros(100_000, dtype=np.int64)
+    drawn, _ = Sampler(mdp, softmax_policy(np.zeros((4, 1)))).step(zero, zero, rng())
     assert set(drawn) == {1, 2}
 
 
@@ -169,7 +169,7 @@ def test_a_measurement_tells_mean_error_z_and_length() -> None:
     length, error = measurement.length(np.array([2.0, 0.0]))
     assert (length, error) == (1.0, 0.5)
     assert measurement.worst_z(np.array([4.0, 5.0])) == pytest.approx(2.0)
-    with pytest.raises(ValueError, match="exact is nought"):
+    with pytest.raises(ValueError, match="exact is zero"):
         measurement.length(np.zeros(2))
 
 
