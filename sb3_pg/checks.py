@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 
 from sb3_pg.advantage.baselines import get_baseline
@@ -168,6 +169,11 @@ def _check_policy_class(model: VPG) -> None:
     if not (isinstance(policy_class, type) and issubclass(policy_class, ActorCriticPolicy)):
         accepted = ", ".join(map(repr, model.policy_aliases))
         raise ValueError(f"policy={policy_class!r} is unknown; accepted are {accepted}, or an ActorCriticPolicy class")
+    if issubclass(policy_class, RecurrentActorCriticPolicy):
+        raise ValueError(
+            f"policy={policy_class.__name__} is recurrent, and its states would not be kept; accepted are policies "
+            "without memory, or sb3-contrib's RecurrentPPO"
+        )
     if issubclass(policy_class, MultiInputActorCriticPolicy) and not isinstance(model.observation_space, spaces.Dict):
         raise ValueError(
             f"policy='MultiInputPolicy' needs a Dict observation space, not {model.observation_space}; accepted are "

@@ -19,7 +19,7 @@ import torch as th
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -38,6 +38,15 @@ _NOT_AT_LOADING = {"policy", "env", "kwargs", "_init_setup_model"}
 _OF_THE_OPTIMIZER = ("use_rms_prop", "rms_prop_eps")
 
 
+class _PackedState(bytes):
+    """The state of training as it is in a file; prints in a few words, for those who log all attributes of a model."""
+
+    def __repr__(self) -> str:
+        return f"<training state of {len(self)} bytes>"
+
+    __str__ = __repr__
+
+
 class SavingMixin(OnPolicyAlgorithm):
     """Saving, loading and going on, for the on-policy algorithms of this package.
 
@@ -50,11 +59,14 @@ class SavingMixin(OnPolicyAlgorithm):
     """Attributes by which a file of this algorithm is known."""
     _file_owners: ClassVar[str] = ""
     """Whose files these are, for the message that refuses others."""
+    _added_policy_kwargs: ClassVar[tuple[str, ...]] = ()
+    """What the constructor adds to the ``policy_kwargs`` that it is given."""
 
-    _loaded_state: bytes | None = None
+    _loaded_state: _PackedState | None = None
     _kept_state: State | None = None
     _keeper: EnvironmentKeeper | None = None
     _last_save: str | None = None
+    _rollout_is_whole: bool = False
 
     # -- the state of training -----------------------------------------------------------------------------------
 
@@ -67,6 +79,7 @@ class SavingMixin(OnPolicyAlgorithm):
 
     def _begin_rollout(self) -> None:
         """Remember where we are: from here on, what happens can be repeated until an update is complete."""
+        self._rollout_is_whole = False
         self._kept_state = self._take_state()
 
     def _end_update(self) -> None:
@@ -78,7 +91,8 @@ class SavingMixin(OnPolicyAlgorithm):
     ) -> bool:
         """See :meth:`~stable_baselines3.common.on_policy_algorithm.OnPolicyAlgorithm.collect_rollouts`."""
         self._begin_rollout()
-        return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        self._rollout_is_whole = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        return self._rollout_is_whole
 
     def train(self) -> None:
         """See the algorithm; from its first gradient step on, the rollout cannot be repeated."""
@@ -88,7 +102,8 @@ class SavingMixin(OnPolicyAlgorithm):
     def learn(self: SelfSaving, *args: Any, **kwargs: Any) -> SelfSaving:
         """See the algorithm."""
         super().learn(*args, **kwargs)
-        if self._kept_state is None:
+        # A whole rollout has been learnt from, by a train() that need not be ours
+        if self._kept_state is None or self._rollout_is_whole:
             # Here, not in save(): by then the environment may be closed, or have been played with
             self._kept_state = self._take_state()
         return self
@@ -101,6 +116,8 @@ class SavingMixin(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self.env is None:
+            raise ValueError("the model has no environment: give one to load(..., env=...) or set_env(env)")
         self._kept_state = None
         if reset_num_timesteps:
             self._loaded_state = None
@@ -148,8 +165,7 @@ class SavingMixin(OnPolicyAlgorithm):
         if state["seed"] != self.seed:
             why = f"seed={self.seed} instead of {state['seed']} draws other random numbers and new episodes"
             return [*training_state.restore_statistics(self, state), why]
-        if self.env is None:
-            raise ValueError("the model has no environment: give one to load(..., env=...) or to set_env(env)")
+        assert self.env is not None
         training_state.restore_generators(self, state)
         self._keeper = EnvironmentKeeper(self.env)
         return training_state.restore_environments(self, self._keeper, state)
@@ -169,7 +185,14 @@ class SavingMixin(OnPolicyAlgorithm):
     # -- files ---------------------------------------------------------------------------------------------------
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_loaded_state", "_kept_state", "_keeper", "_last_save"]
+        return [
+            *super()._excluded_save_params(),
+            "_loaded_state",
+            "_kept_state",
+            "_keeper",
+            "_last_save",
+            "_rollout_is_whole",
+        ]
 
     def save(self, path: File, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Save the model to a zip file, as every SB3 algorithm does, and with it what training goes on from.
@@ -247,10 +270,23 @@ class SavingMixin(OnPolicyAlgorithm):
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         names, state = _read(path)
         cls._check_file(path, names, kwargs)
+        if kwargs.get("policy_kwargs") is not None:
+            kwargs["policy_kwargs"] = {**cls._added_to(path, custom_objects), **kwargs["policy_kwargs"]}
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-        if force_reset and "training_state" not in (custom_objects or {}):
-            model._loaded_state = state
+        if state is not None and "training_state" not in (custom_objects or {}):
+            if force_reset:
+                model._loaded_state = _PackedState(state)
+            else:
+                training_state.restore_times(model, state)
         return model
+
+    @classmethod
+    def _added_to(cls, path: File, custom_objects: dict[str, Any] | None) -> dict[str, Any]:
+        """What the constructor had added to the ``policy_kwargs`` of the model in a file."""
+        saved, _, _ = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")
+        if isinstance(path, io.BufferedIOBase):
+            path.seek(0)
+        return {key: value for key, value in (saved or {})["policy_kwargs"].items() if key in cls._added_policy_kwargs}
 
     @classmethod
     def _check_file(cls, path: File, saved: dict[str, Any], changes: dict[str, Any]) -> None:  # noqa: ARG003

@@ -98,9 +98,25 @@ def restore_environments(model: OnPolicyAlgorithm, keeper: EnvironmentKeeper, st
     for name in _OBSERVATIONS:
         setattr(model, name, state["attributes"][name])
     if state["times_at_start"] is not None:
-        model.rollout_buffer.reset()  # builds the arrays; building them later would count from zero
-        model.rollout_buffer._times_at_start = state["times_at_start"]  # type: ignore[attr-defined]
+        _put_times(model, state["times_at_start"])
     return differences
+
+
+def restore_times(model: OnPolicyAlgorithm, packed: bytes) -> None:
+    """Put back how far the episodes are, and nothing else: for environments that have gone on as they are.
+
+    :param model: whose environments are in the episodes that they were in when it was saved
+    :param packed: from a file
+    """
+    with contextlib.suppress(Exception):  # of a stranger's or a later version's file, which the others tell of
+        times = unpack(packed)["times_at_start"]
+        if times is not None and len(times) == model.n_envs and model._last_obs is not None:
+            _put_times(model, times)
+
+
+def _put_times(model: OnPolicyAlgorithm, times: Any) -> None:
+    model.rollout_buffer.reset()  # builds the arrays; building them later would count from zero
+    model.rollout_buffer._times_at_start = times  # type: ignore[attr-defined]
 
 
 def _seed_anew(env: VecEnv, seed: int | None, state: State) -> None:

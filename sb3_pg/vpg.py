@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -60,8 +61,8 @@ class VPG(SavingMixin):
 
     one step of the actor's optimizer, some of the critic's. ``estimator``, ``gae_lambda`` and ``baseline`` say what
     Psi is. N is the number of steps; for whole episodes whose advantages are not divided by their deviation, a constant
-    (docs/algorithms.md, "Batches"). Takes what SB3's A2C takes, with A2C's meanings; with A2C's settings it is A2C, weight for weight
-    (docs/algorithms.md, "Differences from A2C").
+    (docs/algorithms.md, "Batches"). Takes what SB3's A2C takes, with A2C's meanings; with A2C's settings it is A2C,
+    weight for weight (docs/algorithms.md, "Differences from A2C").
 
     Papers: Williams 1992 (REINFORCE); Sutton et al. 2000 (policy gradient theorem); Schulman et al. 2016
     (arXiv:1506.02438, GAE). The defaults come from a few runs on classic control, Box2D and MuJoCo tasks, one to four
@@ -88,8 +89,8 @@ class VPG(SavingMixin):
     :param sde_sample_freq: steps after which gSDE draws a new noise matrix; -1 for once per rollout
     :param rollout_buffer_class: a subclass of :class:`~sb3_pg.rollout.buffer.TrajectoryBuffer`
     :param rollout_buffer_kwargs: passed to the buffer
-    :param normalize_advantage: True or ``"batch"`` to give the batch's advantages mean 0 and standard deviation 1, ``"center"``
-        for the mean alone, False for neither
+    :param normalize_advantage: True or ``"batch"`` to give the batch's advantages mean 0 and standard deviation 1,
+        ``"center"`` for the mean alone, False for neither
     :param estimator: Psi: ``"total_return"``, ``"reward_to_go"``, ``"td_residual"``, ``"n_step:N"``, ``"gae"``,
         ``"q"``, ``"q_minus_v"``, or a callable with the signature of :class:`~sb3_pg.advantage.estimators.Estimator`
     :param baseline: ``"value"`` (the critic), or without a critic ``"none"``, ``"mean"``, ``"time_mean"``,
@@ -120,8 +121,8 @@ class VPG(SavingMixin):
     :param policy_kwargs: passed to the policy
     :param verbose: 0 silent, 1 info, 2 debug
     :param seed: of all random generators
-    :param device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for the GPU, if there is one; multilayer perceptrons are faster on
-        the CPU
+    :param device: ``"cpu"``, ``"cuda"``, or ``"auto"`` for the GPU, if there is one; multilayer perceptrons are
+        faster on the CPU
     :param _init_setup_model: build the networks now
     :raises ValueError: for a value or a combination that cannot work, naming the parameter and what is accepted
     """
@@ -134,6 +135,7 @@ class VPG(SavingMixin):
     rollout_buffer: TrajectoryBuffer
     _file_marks = ("estimator", "critic_gae_lambda")
     _file_owners = "VPG and REINFORCE"
+    _added_policy_kwargs = ("share_features_extractor", "q_critic")
 
     def __init__(
         self,
@@ -293,13 +295,20 @@ class VPG(SavingMixin):
             if self.truncation == "discard":
                 rollout_buffer.discard_truncated()
             with one_thread_if_small(self.policy):
-                self._estimate_advantages(rollout_buffer)
+                rollout_buffer.recompute = self._estimate_advantages(rollout_buffer)
             callback.update_locals(locals())
-            callback.on_rollout_end()
+            try:
+                callback.on_rollout_end()
+            finally:
+                rollout_buffer.recompute = None
+        self._rollout_is_whole = True
         return True
 
-    def _estimate_advantages(self, buffer: TrajectoryBuffer) -> None:
-        """Set the buffer's ``values``, ``advantages`` and ``returns`` (the critic's targets)."""
+    def _estimate_advantages(self, buffer: TrajectoryBuffer) -> Callable[[], None]:
+        """Set the buffer's ``values``, ``advantages`` and ``returns`` (the critic's targets).
+
+        :return: does it again with the same values and the same lambda, from rewards that a callback has changed
+        """
         entry = get_estimator(self.estimator)
         q_values = None
         if self.baseline == "value":
@@ -315,8 +324,20 @@ class VPG(SavingMixin):
         trajectories = buffer.trajectories(q_values)
         buffer.advantages = buffer.returns = buffer.values  # a rule that asks the policy needs complete samples
         with np.errstate(over="ignore", invalid="ignore"):
-            gae_lambda, critic_lambda = choose_lambdas(self, buffer, trajectories)
-            buffer.gae_lambda = gae_lambda  # type: ignore[assignment]
+            lambdas = choose_lambdas(self, buffer, trajectories)
+        buffer.gae_lambda = lambdas[0]  # type: ignore[assignment]
+        self._compute_advantages(buffer, trajectories, *lambdas)
+        return lambda: self._compute_advantages(buffer, replace(trajectories, rewards=buffer.rewards), *lambdas)
+
+    def _compute_advantages(
+        self,
+        buffer: TrajectoryBuffer,
+        trajectories: Trajectories,
+        gae_lambda: float | Array,
+        critic_lambda: float | Array,
+    ) -> None:
+        entry = get_estimator(self.estimator)
+        with np.errstate(over="ignore", invalid="ignore"):
             psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
             self._check_psi(psi, buffer)
             buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)

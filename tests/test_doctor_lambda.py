@@ -55,7 +55,7 @@ def test_only_what_was_not_asked_is_asked(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("area", "good"), [(-100.0, 1), (-104.0, 1), (-106.0, 0)])
-def test_within_five_percent_of_the_best_counts_also_below_nought(tmp_path: Path, area: float, good: int) -> None:
+def test_within_five_percent_of_the_best_counts_also_below_zero(tmp_path: Path, area: float, good: int) -> None:
     put(tmp_path, "0", -500.0)
     put(tmp_path, "0.9", -100.0)
     put(tmp_path, "0.97", area)

@@ -211,7 +211,7 @@ def test_vpgs_own_gradient_is_the_exact_one(pipeline: Pipeline) -> None:
     assert Measurement(longer * measurement.samples).worst_z(exact) > LARGEST_Z
 
 
-def test_learning_at_a_rate_of_nought_changes_no_weight() -> None:
+def test_learning_at_a_rate_of_zero_changes_no_weight() -> None:
     model = checks.make_model(PIPELINES[0])
     before = {name: weight.clone() for name, weight in model.policy.state_dict().items()}
     model.learn(2000)

@@ -188,12 +188,12 @@ def test_the_approximate_kl_by_hand() -> None:
 
 @given(st.lists(st.tuples(st.floats(-5, 0), st.floats(-5, 0)), min_size=1, max_size=8))
 @quick
-def test_the_approximate_kl_is_never_negative_and_nought_at_equality(pairs: list[tuple[float, float]]) -> None:
+def test_the_approximate_kl_is_never_negative_and_zero_at_equality(pairs: list[tuple[float, float]]) -> None:
     new, old = tensor(*(x for x, _ in pairs)), tensor(*(x for _, x in pairs))
     assert approximate_kl(new, old).item() >= -1e-15  # rounding
     assert approximate_kl(old, old).item() == 0
 
 
-def test_the_approximate_kl_of_any_move_is_above_nought() -> None:
+def test_the_approximate_kl_of_any_move_is_above_zero() -> None:
     for log_ratio in (-1.0, -0.01, 0.01, 1.0):
         assert approximate_kl(tensor(log_ratio), tensor(0.0)).item() > 0

@@ -223,7 +223,7 @@ def test_a_step_that_makes_a_weight_infinite_is_taken_back_and_named(tmp_path: P
     assert same(callback.found[2], learnt(model))
 
 
-def test_an_optimizer_that_divides_by_nought_is_stopped() -> None:
+def test_an_optimizer_that_divides_by_zero_is_stopped() -> None:
     """RMSprop with eps=0 divides by the root of a gradient that is zero where a unit is dead."""
     model = tiny(
         use_rms_prop=True, rms_prop_eps=0.0, n_critic_updates=1,

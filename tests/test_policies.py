@@ -531,3 +531,26 @@ def test_other_activations_and_a_users_networks_stay_as_they_are(policy: Any) ->
 )
 def test_only_linear_layers_with_tanh_or_relu_between_are_a_plain_mlp(modules: list[nn.Module], plain: bool) -> None:
     assert is_plain_mlp(modules) is plain
+
+
+# torch's own jvp scripts its decompositions
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:DeprecationWarning")
+def test_the_numpy_tanh_goes_through_torchs_function_transforms() -> None:
+    x, tangent = th.randn(5, 3, dtype=th.float64), th.randn(5, 3, dtype=th.float64)
+    for tanh, reference in ((NumpyTanh(), nn.Tanh()), (nn.Sequential(nn.Linear(3, 3), NumpyTanh()).double(), None)):
+        stock = reference or nn.Sequential(tanh[0], nn.Tanh())
+        for network in (tanh, stock):
+            assert network(x).shape == x.shape
+        for transform in (
+            lambda network: th.func.vmap(network)(x),
+            lambda network: th.func.vmap(th.func.grad(lambda row, network=network: network(row).sum()))(x),
+            lambda network: th.func.vmap(th.func.jacrev(network))(x),
+            lambda network: th.func.jvp(network, (x,), (tangent,))[1],
+        ):
+            th.testing.assert_close(transform(tanh), transform(stock))
+
+
+@pytest.mark.parametrize("dtype", [th.float16, th.bfloat16])
+def test_the_numpy_tanh_takes_short_floats_as_torch_does(dtype: th.dtype) -> None:
+    x = th.linspace(-2, 2, 7).to(dtype)
+    th.testing.assert_close(NumpyTanh()(x), th.tanh(x))

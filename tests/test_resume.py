@@ -14,19 +14,21 @@ import threading
 import warnings
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv
-from helpers import ACTION_SPACES, DICT, RandomEnv, same, tiny, weights
+from helpers import ACTION_SPACES, DICT, RandomEnv, one_rollout, same, tiny, weights
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -74,6 +76,9 @@ class Coin:
     def __init__(self) -> None:
         self.thrown = 0
 
+    def throw(self, number: int) -> None:
+        self.thrown = (self.thrown + number) % 11
+
 
 class Toy(gym.Env[Any, Any]):
     """State in many kinds of attributes.
@@ -88,6 +93,7 @@ class Toy(gym.Env[Any, Any]):
         self.scale = scale
         self.coin = Coin()
         self.same_coin = self.coin
+        self.throw = self.coin.throw
         self.history: list[float] = []
         self.reward_function = lambda x: self.scale * x
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -104,7 +110,7 @@ class Toy(gym.Env[Any, Any]):
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.coin.thrown = (self.coin.thrown + int(self.np_random.integers(6))) % 11
+        self.throw(int(self.np_random.integers(6)))
         self.history.append(random.random() - 0.5 + int(action))
         over = len(self.history) == 9
         return self._observation(), self.reward_function(self.history[-1]), False, over, {"is_success": action == 1}
@@ -644,6 +650,71 @@ def test_an_environment_that_is_not_to_be_reset_is_left_where_it_is(tmp_path: Pa
     loaded = VPG.load(tmp_path / "model", model.env, device="cpu", force_reset=False)
     loaded._setup_learn(16, reset_num_timesteps=False)
     assert toy.history == history
+
+
+def test_an_environment_that_is_not_to_be_reset_is_as_far_in_its_episode_as_it_was(tmp_path: Path) -> None:
+    model = tiny(vectorised(Toy, 2), n_steps=13).learn(26)
+    model.save(tmp_path / "model")
+    loaded = VPG.load(tmp_path / "model", model.env, device="cpu", force_reset=False)
+    taken = [len(env.unwrapped.history) - 1 for env in model.env.envs]
+    one_rollout(loaded)
+    assert min(taken) > 0
+    np.testing.assert_array_equal(loaded.rollout_buffer.times[0], taken)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda model: cloudpickle.loads(cloudpickle.dumps(model))])
+def test_a_copy_of_a_model_saves_the_state_of_its_own_environment(tmp_path: Path, copied: Any) -> None:
+    whole = tiny(vectorised(Toy)).learn(48)
+    model = tiny(vectorised(Toy)).learn(16)
+    model.predict(np.zeros(2), deterministic=True)  # SB3's models cannot be copied while they hold a graph
+    copy = copied(model)
+    copy.learn(16, reset_num_timesteps=False).save(tmp_path / "copy")
+    loaded = VPG.load(tmp_path / "copy", vectorised(Toy), device="cpu").learn(16, reset_num_timesteps=False)
+    assert same(weights(whole), weights(loaded))
+
+
+class TrainsAsA2C(VPG):
+    """A user's update."""
+
+    def train(self) -> None:
+        A2C.train(self)  # type: ignore[arg-type]
+
+
+def test_an_update_of_the_users_own_is_not_done_twice(tmp_path: Path) -> None:
+    settings: Any = dict(algorithm=TrainsAsA2C, joint_optimizer=True, normalize_advantage=False)
+    whole = tiny(vectorised(Toy), **settings).learn(48)
+    tiny(vectorised(Toy), **settings).learn(32).save(tmp_path / "model")
+    loaded = TrainsAsA2C.load(tmp_path / "model", vectorised(Toy), device="cpu")
+    assert loaded.num_timesteps == 32
+    loaded.learn(16, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded._n_updates) == (48, 3)
+    assert same(weights(whole), weights(loaded))
+
+
+def test_a_model_without_an_environment_says_what_it_needs_to_learn(tmp_path: Path) -> None:
+    tiny().save(tmp_path / "model")
+    for goes_on in (True, False):
+        with pytest.raises(ValueError, match=r"has no environment: give one to load\(\.\.\., env=\.\.\.\) or set_env"):
+            VPG.load(tmp_path / "model", device="cpu").learn(16, reset_num_timesteps=goes_on)
+
+
+def test_the_state_of_training_of_a_loaded_model_prints_in_a_few_words(tmp_path: Path) -> None:
+    tiny().learn(16).save(tmp_path / "model")
+    loaded = VPG.load(tmp_path / "model", device="cpu")
+    assert max(len(str(value)) for name, value in vars(loaded).items() if name.startswith("_loaded")) < 60
+
+
+@pytest.mark.parametrize("settings", [{}, {"estimator": "q"}])
+def test_a_model_is_loaded_with_the_policy_kwargs_that_it_was_built_with(tmp_path: Path, settings: Any) -> None:
+    given = dict(net_arch=[8])
+    built = tiny(policy_kwargs=dict(given), **settings)
+    built.save(tmp_path / "model")
+    with open(tmp_path / "model.zip", "rb") as file:
+        for path in (tmp_path / "model", file):
+            loaded = VPG.load(path, device="cpu", policy_kwargs=dict(given))
+            assert same(weights(built), weights(loaded))
+    with pytest.raises(ValueError, match="policy kwargs"):
+        VPG.load(tmp_path / "model", device="cpu", policy_kwargs=dict(net_arch=[4]))
 
 
 # -- the file --------------------------------------------------------------------------------------------------------

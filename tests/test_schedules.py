@@ -46,7 +46,7 @@ def test_a_schedule_of_a_schedule_is_the_schedule() -> None:
         ("lin_0.2_0.2", 0.2, 0.2, 0.2),
     ],
 )
-def test_a_string_goes_linearly_from_its_first_number_to_its_second_or_to_nought(
+def test_a_string_goes_linearly_from_its_first_number_to_its_second_or_to_zero(
     text: str, at_start: float, halfway: float, at_end: float
 ) -> None:
     schedule = as_schedule(text, "gae_lambda")

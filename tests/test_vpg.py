@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import ACTION_SPACES, DICT, RandomEnv, ScriptedEnv, one_rollout, same, set_linear_critic, tiny, weights
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
 from sb3_pg import REINFORCE, VPG
@@ -387,7 +391,7 @@ def test_the_critics_targets_are_monte_carlo_returns_for_lambda_one() -> None:
         np.testing.assert_allclose(returns, [1.75, 1.5, 1.0, 1.5, 1.0, 1.5 + 0.25 * 8, 1.0 + 0.5 * 8])
 
 
-def test_the_critics_targets_are_one_step_targets_for_lambda_nought() -> None:
+def test_the_critics_targets_are_one_step_targets_for_lambda_zero() -> None:
     model = tiny(lambda: ScriptedEnv([3]), n_steps=4, gamma=0.5, critic_gae_lambda=0.0, policy_kwargs=LINEAR)
     set_linear_critic(model, [0.0, 0.0], bias=8.0)
     np.testing.assert_allclose(one_rollout(model).returns[:, 0], [5.0, 5.0, 1.0, 5.0])
@@ -651,3 +655,81 @@ def test_the_old_policy_is_the_one_that_acted_without_dropout(kwargs: dict[str, 
     model.learn(32)
     assert modes == [False, False]
     assert model.policy.training
+
+
+class ChangesRewards(BaseCallback):
+    """An intrinsic reward, as one writes it for SB3: rewards are changed, and advantages computed anew.
+
+    :param change: of the rewards
+    """
+
+    def __init__(self, change: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.change = change
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer = self.model.rollout_buffer
+        self.before = {name: getattr(buffer, name).copy() for name in ("advantages", "returns")}
+        buffer.rewards = self.change(buffer.rewards)
+        buffer.compute_returns_and_advantage(th.zeros(buffer.n_envs), np.zeros(buffer.n_envs))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gae_lambda": "explained_variance"},
+        {"estimator": "n_step:3", "critic_gae_lambda": 0.5},
+        {"estimator": "q"},
+        {"whole_episodes": True, "estimator": "reward_to_go"},
+        {"whole_episodes": True, "estimator": "total_return", "baseline": "leave_one_out"},
+    ],
+)
+def test_a_callback_that_changes_rewards_gets_the_advantages_of_the_models_own_estimator(settings: Any) -> None:
+    def with_limits(scale: float) -> Any:
+        return lambda: ScriptedEnv([3, 5], truncated=True, reward=scale)
+
+    kept, doubled = ChangesRewards(lambda rewards: rewards), ChangesRewards(lambda rewards: 2 * rewards)
+    once = one_rollout(tiny(with_limits(1.0), **settings), kept)
+    assert once.size() == len(once.rewards)
+    for name, before in kept.before.items():
+        np.testing.assert_array_equal(getattr(once, name), before)
+    twice, expected = (
+        one_rollout(tiny(with_limits(1.0), **settings), doubled),
+        one_rollout(tiny(with_limits(2.0), **settings)),
+    )
+    if settings.get("gae_lambda") is None:  # a rule would have looked at other rewards
+        for name in kept.before:
+            np.testing.assert_allclose(getattr(twice, name), getattr(expected, name), rtol=1e-6)
+    with pytest.raises(ValueError, match="on_rollout_end"):
+        twice.compute_returns_and_advantage(th.zeros(1), np.zeros(1))
+    with pytest.raises(ValueError, match="on_rollout_end"):
+        deepcopy(twice).compute_returns_and_advantage(th.zeros(1), np.zeros(1))
+
+
+class RunningScale(BaseFeaturesExtractor):
+    """Keeps a statistic of what it has seen, while acting too."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, observation_space.shape[0])
+        self.linear = nn.Linear(observation_space.shape[0], observation_space.shape[0])
+        self.scale: Any = th.ones(1)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        self.scale = 0.99 * self.scale + 0.01 * observations.abs().mean(0)
+        return self.linear(observations) / self.scale
+
+
+def test_a_features_extractor_may_keep_a_statistic_while_acting() -> None:
+    model = tiny(policy_kwargs=dict(features_extractor_class=RunningScale))
+    before = weights(model)
+    model.learn(48)
+    assert not same(before, weights(model))
+
+
+def test_recurrent_policies_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"policy=RecurrentActorCriticPolicy is recurrent.*RecurrentPPO"):
+        tiny(policy=RecurrentActorCriticPolicy)

@@ -17,6 +17,8 @@ _MUCH = 10.0
 _FAR_TOO_MUCH = 100.0
 # A lambda whose cosine is less than this below the best one's is left alone.
 _WORTH_CHANGING = 0.02
+# Cosine of an infinite batch's gradient with the true one, below which it points elsewhere
+_BIASED = 0.7
 _FEW_GROUPS = 20
 
 
@@ -115,6 +117,13 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
     if recommended_lambda(diagnosis) == own:
         if not curve.good[index]:
             numbers += f" {own:g} can, but a difference of less than {_WORTH_CHANGING:g} is not worth a change."
+        bias_alone = float(curve.cosine_of_bias[index])
+        if bias_alone < _BIASED:
+            numbers += (
+                f" But with it even an infinite batch would have cosine {bias_alone:.2f} alone: the critic stands for "
+                "what comes after a rollout's last step. A larger n_steps, or a better critic, helps."
+            )
+            return Advice("watch", f"No lambda helps: the gradient is biased with {own:g}", numbers)
         return Advice("good", f"Lambda {own:g} is fine", numbers)
     if own > best:
         return Advice(
@@ -170,7 +179,7 @@ def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
         f"The best cosine with it is {'higher' if value >= 0 else 'lower'} by {abs(value):.2f} (standard error "
         f"{error:.2f}) than the best without it."
     )
-    if value < -2 * error or (explained <= 0 and value < 2 * error):
+    if value < -2 * error or (explained <= 0 and value < 0):
         return Advice(
             "bad",
             "The critic is not yet worth using",

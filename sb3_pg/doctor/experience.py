@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sb3_contrib import TRPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -91,7 +92,8 @@ def describe_training(model: Any, name: str, n_envs: int, gae_lambda: float | No
         state_discount=bool(getattr(model, "state_discount", False)),
         estimator=estimator if isinstance(estimator, str) else getattr(estimator, "__name__", "callable"),
         baseline=getattr(model, "baseline", "value"),
-        minibatch=getattr(model, "batch_size", None),
+        # TRPO's is the critic's alone
+        minibatch=None if isinstance(model, TRPO) else getattr(model, "batch_size", None),
     )
 
 

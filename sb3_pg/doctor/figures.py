@@ -61,7 +61,7 @@ def draw_bias_and_variance(axes: Axes, diagnosis: Diagnosis) -> None:
     bias = np.maximum(curve.bias_squared, 0)
     axes.plot(x, bias, color=BLUE, marker="o", label="squared bias")
     axes.plot(x, bias + curve.variance, color=GREY, ls="--", label="sum: mean squared error")
-    if np.nanmax(curve.variance) > 10 * np.nanmax(bias):
+    if np.nanmax(curve.variance) > max(10 * np.nanmax(bias), 1.0):
         axes.set_yscale("symlog", linthresh=1.0)
     axes.set_ylim(bottom=0)
     axes.set(title="Bias against variance", ylabel="in units of the true gradient squared")

@@ -293,7 +293,10 @@ def _judge_scale(fit: Fit, advantages: Array) -> list[Finding]:
         text = "they are divided by their deviation without subtracting their mean."
         return [Finding("not_centred", Advice("watch", "Advantages are scaled, not centred", f"Advantages: {text}"))]
     if abs(fit.factor - 1) < rough:
-        return []
+        if fit.coverage < 1 or centred or abs(fit.shift) < 0.005 * own:
+            return []
+        text = f"they are shifted by {fit.shift:.4g}, which no normalisation does: it pushes every action up or down."
+        return [Finding("shift", Advice("watch", "Advantages are shifted", f"Advantages: {text}"))]
     if abs(fit.factor * deviation**2 - 1) < rough + 1 / n:
         text = (
             f"they are divided by their variance, not by their standard deviation: that of the result is {own:.3g} "

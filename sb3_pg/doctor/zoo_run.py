@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+import torch as th
 import yaml
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import ALGOS, create_test_env, get_model_path, get_saved_hyperparams
@@ -42,11 +46,28 @@ def load_run(args: Namespace) -> Run:
     name = EnvironmentName(args.env)
     path, folder = _find(args, name)
     set_random_seed(args.seed)
-    env, n_envs = _make_env(args, name, folder)
+    with _naming(f"the settings in {folder / name}, or the environment with --env-kwargs"):
+        env, n_envs = _make_env(args, name, folder)
+    try:
+        th.empty(0, device="cpu" if args.device == "auto" else args.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     # As enjoy does: what a schedule was, and the module of a user's function, do not matter any more
     custom_objects = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
-    model = ALGOS[args.algo].load(path, env=env, custom_objects=custom_objects, device=args.device, seed=args.seed)
+    with _naming(str(path)):
+        model = ALGOS[args.algo].load(path, env=env, custom_objects=custom_objects, device=args.device, seed=args.seed)
     return Run(model, n_envs, folder, path)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Say what could not be read, whatever the reader says of it."""
+    try:
+        yield
+    except gym.error.UnregisteredEnv:
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} cannot be loaded ({type(error).__name__}: {error})") from error
 
 
 def _find(args: Namespace, name: EnvironmentName) -> tuple[Path, Path]:

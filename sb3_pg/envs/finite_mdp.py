@@ -221,6 +221,8 @@ def _find(mdp: FiniteMDP | str, time_limit: int | None) -> FiniteMDP:
         if mdp not in NAMED:
             raise ValueError(f"mdp={mdp!r} is unknown; accepted are {', '.join(NAMED)}, or a FiniteMDP")
         mdp = NAMED[mdp]()
+    if not isinstance(mdp, FiniteMDP):
+        raise ValueError(f"mdp={mdp!r} must be a FiniteMDP, or one of {', '.join(NAMED)}")
     return mdp if time_limit is None else dataclasses.replace(mdp, time_limit=time_limit)
 
 

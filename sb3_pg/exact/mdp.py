@@ -17,6 +17,7 @@ arXiv:1906.07073). Both are computed here. All numbers are float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class FiniteMDP:
             raise ValueError(f"start is {start}; a terminal state cannot be the first one of an episode")
         if not 0.0 <= self.gamma <= 1.0:
             raise ValueError(f"gamma={self.gamma!r} must be a number in [0, 1]")
-        if self.time_limit is not None and self.time_limit < 1:
+        if self.time_limit is not None and not (isinstance(self.time_limit, Integral) and self.time_limit >= 1):
             raise ValueError(f"time_limit={self.time_limit!r} must be None, or a whole number of at least 1")
         transitions[terminal] = rewards[terminal] = 0.0
         for name, array in dict(transitions=transitions, rewards=rewards, start=start, terminal=terminal).items():

@@ -98,7 +98,7 @@ class TorchActor:
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
         policy = self.policy
-        with th.inference_mode():
+        with th.no_grad():  # not inference_mode: features extractors may keep statistics that training goes on with
             tensor: Any = obs_as_tensor(observations, policy.device)
             features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
             output = policy.action_net(policy.mlp_extractor.forward_actor(features))

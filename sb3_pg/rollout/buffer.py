@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
 
 from sb3_pg.advantage.estimators import Array, Trajectories, times_in_episode
@@ -50,7 +51,13 @@ class TrajectoryBuffer(RolloutBuffer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._storage: dict[str, Any] = {}
         self._times_at_start = np.zeros(0, dtype=np.int64)
+        self._times_are_counted = True
+        self.recompute: Callable[[], None] | None = None
         super().__init__(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy cannot recompute: the model has this buffer."""
+        return {**vars(self), "recompute": None}
 
     def reset(self, episode_starts: NDArray[np.bool_] | None = None) -> None:
         """Begin a rollout; the memory of the last one is written over.
@@ -61,6 +68,9 @@ class TrajectoryBuffer(RolloutBuffer):
         if not self._storage:
             self._times_at_start = np.zeros(self.n_envs, dtype=np.int64)
             self._allocate(self.buffer_size)
+        elif not self._times_are_counted:  # the last rollout was interrupted
+            self.count_times()
+        self._times_are_counted = False
         self._expose(len(self._storage["rewards"]))
         self._starts[0] = True if episode_starts is None else episode_starts
         self._times_at_start[self._starts[0]] = 0
@@ -73,7 +83,7 @@ class TrajectoryBuffer(RolloutBuffer):
     def _allocate(self, rows: int) -> None:
         """Make room for ``rows`` steps; what is stored already stays."""
         old, shape = self._storage, (rows, self.n_envs)
-        action_dtype = _stored_dtype(self.action_space.dtype)
+        action_dtype = _stored_dtype(self.action_space)
         arrays = {
             "actions": np.zeros((*shape, self.action_dim), dtype=action_dtype),
             "rewards": np.zeros(shape, dtype=np.float32),
@@ -91,7 +101,7 @@ class TrajectoryBuffer(RolloutBuffer):
         for key, space in space_or_spaces.items():
             part_shape = shape_or_shapes[key]
             # One row more than steps: the observation after the last step is needed for its value
-            observations[key] = np.zeros((rows + 1, self.n_envs, *part_shape), dtype=_stored_dtype(space.dtype))
+            observations[key] = np.zeros((rows + 1, self.n_envs, *part_shape), dtype=_stored_dtype(space))
             if old:
                 observations[key][: len(old["observations"][key])] = old["observations"][key]
         self._storage = {**arrays, "observations": observations}
@@ -140,6 +150,20 @@ class TrajectoryBuffer(RolloutBuffer):
         self._starts[step + 1] = dones
         self.pos = step + 1
 
+    def check_dtype(self, observations: Observations) -> None:
+        """Refuse fractions that would be cut off: VecNormalize gives them, and images are stored as integers.
+
+        :raises ValueError: naming the part
+        """
+        for key, part, _ in self._parts:
+            given = observations[key] if isinstance(observations, dict) else observations
+            if part.dtype.kind in "iu" and given.dtype.kind == "f":
+                raise ValueError(
+                    f"{f'observation {key!r} is' if key else 'observations are'} {given.dtype}, and the observation "
+                    f"space says {part.dtype}; accepted are such images as they are: VecNormalize with norm_obs=False, "
+                    "or with norm_obs_keys that leave them out"
+                )
+
     def _put_observations(self, row: int, observations: Observations) -> None:
         for key, part, shape in self._parts:
             given = observations[key] if isinstance(observations, dict) else observations
@@ -160,6 +184,7 @@ class TrajectoryBuffer(RolloutBuffer):
 
     def count_times(self) -> None:
         """Count the steps of each episode, up to the last step written, also for the next rollout to go on from."""
+        self._times_are_counted = True
         dones = self._starts[1 : self.pos + 1]
         if self.pos:
             self.times = times_in_episode(dones, self._times_at_start)
@@ -180,6 +205,25 @@ class TrajectoryBuffer(RolloutBuffer):
                 "episode in it; accepted are truncation='bootstrap' and 'terminal', or a longer rollout"
             )
         self.valid = valid
+
+    def size(self) -> int:
+        """Number of rows, of one step of every environment each."""
+        return self.pos
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[np.bool_]) -> None:  # noqa: ARG002
+        """Compute advantages and the critic's targets anew, for a callback that has changed ``rewards``.
+
+        They are those of the model's estimator, baseline and lambda, which are not chosen again. Values are the ones
+        in the buffer: the arguments are SB3's, and not needed.
+
+        :raises ValueError: outside of a callback's ``on_rollout_end``
+        """
+        if self.recompute is None:
+            raise ValueError(
+                "compute_returns_and_advantage() of TrajectoryBuffer needs the model that collected, which is there in "
+                "a callback's on_rollout_end() alone"
+            )
+        self.recompute()
 
     def trajectories(self, q_values: Array | None = None) -> Trajectories:
         """What the estimators work on."""
@@ -346,6 +390,8 @@ def _take(samples: Samples, rows: th.Tensor | slice) -> Samples:
     return type(samples)(take_rows(samples.observations, rows), *(part[rows] for part in samples[1:]))
 
 
-def _stored_dtype(dtype: Any) -> Any:
-    """Half the memory for float64: the networks work in float32 anyway."""
-    return np.float32 if np.dtype(dtype) == np.float64 else dtype
+def _stored_dtype(space: spaces.Space[Any]) -> Any:
+    """Half the memory for float64, as the networks work in float32; and room for integers that are normalised."""
+    if not isinstance(space, spaces.Box) or is_image_space(space) or space.dtype == np.float16:
+        return space.dtype
+    return np.float32

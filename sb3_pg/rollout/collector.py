@@ -162,6 +162,7 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
         model._last_obs = env.reset()  # type: ignore[assignment]
         model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     buffer.reset(model._last_episode_starts)
+    buffer.check_dtype(cast(Observations, model._last_obs))
     if model.use_sde:
         model.policy.reset_noise(env.num_envs)
 
@@ -311,12 +312,15 @@ def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstra
 
 
 def q_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer) -> Array:
-    """Q(s_t, a_t) of every step, shape ``(n_steps, n_envs)``."""
-    observations: Any = obs_as_tensor(_flatten(buffer.observations), policy.device)
-    actions = th.as_tensor(buffer.actions.reshape(-1), device=policy.device)
-    with th.no_grad():
-        _, q_values = cast(QCriticMixin, policy).predict_values_and_q(observations, actions)
-    return q_values.cpu().numpy().reshape(buffer.rewards.shape)
+    """Q(s_t, a_t) of every step, shape ``(n_steps, n_envs)``, in pieces of bounded memory."""
+    observations, actions = _flatten(buffer.observations), buffer.actions.reshape(-1)
+    found = []
+    for rows in piece_slices(observations):
+        piece: Any = obs_as_tensor(take_rows(observations, rows), policy.device)
+        taken = th.as_tensor(actions[rows], device=policy.device)
+        with th.no_grad():
+            found.append(cast(QCriticMixin, policy).predict_values_and_q(piece, taken)[1].cpu().numpy())
+    return np.concatenate(found).reshape(buffer.rewards.shape)
 
 
 def predict_values(policy: ActorCriticPolicy, observations: Observations) -> Array:

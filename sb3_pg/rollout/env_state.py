@@ -60,8 +60,9 @@ _NOT_STATE_OF: dict[type, frozenset[str]] = {
 # Of every wrapper: reading them each time would cost more than what is kept of it
 _USUALLY_NONE = ("_action_space", "_observation_space")
 _WITHOUT_STATE = (PassiveEnvChecker, RecordVideo, VecVideoRecorder)
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, partial)
-_STATIC = (*_FUNCTIONS, gym.Env, VectorEnv, VecEnv, io.IOBase, spaces.Space)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, partial)
+_ENVIRONMENTS = (gym.Env, VectorEnv, VecEnv)
+_STATIC = (*_FUNCTIONS, *_ENVIRONMENTS, io.IOBase, spaces.Space)
 _DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 
 # An attribute that takes more bytes is data that the environment was given, and not its state
@@ -141,7 +142,7 @@ class _Trial(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """See :meth:`pickle.Pickler.reducer_override`."""
-        if isinstance(obj, (gym.Env, VectorEnv, VecEnv)):
+        if isinstance(obj, _ENVIRONMENTS):
             raise pickle.PicklingError("it holds an environment")
         return NotImplemented
 
@@ -320,12 +321,14 @@ class _Layer:
             if kind == "MjData":
                 self.simulations.append(_MujocoSimulation(self.attributes, name))
         elif not (isinstance(value, _STATIC) or module.startswith(_DRAWING)):
+            # A method of an object that is put back has to be that of the new object
+            is_method = isinstance(value, types.MethodType)
             try:
                 _Trial(_Meter(), pickle.HIGHEST_PROTOCOL).dump(value)
             except _TooLargeError:
                 self.missing.append(f"{name} of {self.kind} is not in the file, and taken to be the same")
             except Exception as error:
-                if not clones:
+                if not (clones or is_method):
                     raise NotKeptError(f"{name} of {self.kind} cannot be pickled ({error})") from error
             else:
                 self.names.append(name)
@@ -361,8 +364,16 @@ class EnvironmentKeeper:
         self._given: Any = None
         self._plan()
 
+    def __getstate__(self) -> State:
+        """What is planned points into the environments themselves, of which a copy has others."""
+        return {"env": self.env, "why_not": self.why_not, "_given": self._given}
+
+    def __setstate__(self, state: State) -> None:
+        """Plan when it is needed: the environments may not be complete yet."""
+        vars(self).update(state, _is_planned=False)
+
     def _plan(self) -> None:
-        self._planned_bytes, self._has_grown = 0, False
+        self._planned_bytes, self._has_grown, self._is_planned = 0, False, True
         try:
             self._layers = [_Layer(label, layer) for label, layer in _layers_of(self.env)]
         except NotKeptError as reason:
@@ -372,7 +383,11 @@ class EnvironmentKeeper:
 
     def take(self) -> State | None:
         """The state now; valid until the next call. None where it cannot be had, and ``why_not`` says why."""
-        if self._has_grown or any(len(layer.attributes) != layer.size for layer in self._layers):
+        if (
+            not self._is_planned
+            or self._has_grown
+            or any(len(layer.attributes) != layer.size for layer in self._layers)
+        ):
             self._plan()
         for _ in range(2):
             if self.why_not:
@@ -408,6 +423,8 @@ class EnvironmentKeeper:
 
     def pack(self, state: State) -> State:
         """What :meth:`take` gave last, in a form that can be pickled."""
+        if not self._is_planned:
+            self._plan()
         pairs = zip(self._simulations, state["simulations"], strict=True)
         return {**state, "simulations": [simulation.pack(taken) for simulation, taken in pairs]}
 

@@ -159,9 +159,11 @@ class VectorEnvAdapter(VecEnv):
             observations = np.array(observations)
             observations[ended] = self._partial_reset(dones)
         described: list[dict[str, Any]] = [{} for _ in self._empty]
+        of_the_ends = infos.get("final_info", infos)
         elapsed = round(time.time() - self._began, 6)
         for index in ended:
             described[index] = {
+                **_info_of(of_the_ends, int(index), self.num_envs),
                 "terminal_observation": np.array(last[index]),
                 "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
                 "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index]), "t": elapsed},
@@ -236,6 +238,17 @@ def _partial_reset_of(env: Any, is_envpool: bool) -> Callable[[NDArray[np.bool_]
         "accepted are SyncVectorEnv, AsyncVectorEnv, CartPole's vector environment with its own observations, envpool, "
         "and any with autoreset_mode=SAME_STEP"
     )
+
+
+def _info_of(infos: dict[str, Any], index: int, n_envs: int) -> dict[str, Any]:
+    """What the infos of all environments say of one: arrays, with a mask under their name after ``_``."""
+    found = {}
+    for key, values in infos.items():
+        is_one_each = isinstance(values, np.ndarray) and len(values) == n_envs
+        mask = infos.get(f"_{key}")
+        if is_one_each and not key.startswith("_") and key != "final_obs" and (mask is None or mask[index]):
+            found[key] = np.array(values[index]) if values.ndim > 1 else values[index]
+    return found
 
 
 def _wrappers_of(env: Any) -> Iterator[Any]:

@@ -118,7 +118,8 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     if not args.no_report:
         try:
             page = write_report(study, results, args.docs, args.logs)
-            write_index(args.docs, STUDIES)
+            if STUDIES.is_dir():
+                write_index(args.docs, STUDIES)
         except NoMarksError as error:
             raise StudyError(str(error)) from error
         console.print(f"{study.name}: {page}, {args.logs / study.name / 'report.html'}", markup=False)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 N_COLUMNS = 3
 MANY = 4
 """Curves in a panel from which on their intervals are drawn more faintly."""
+LONG_LABEL = 32
+"""Letters of a label from which on a legend beside the panel would leave it no room."""
 DPI = 120
 
 NAMES = {
@@ -129,7 +131,8 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
                 x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
             for seed in shown.each if plan.options.get("seeds") else ():
                 axes.plot(x, seed, color=of.color, lw=0.7, alpha=0.45)
-            axes.fill_between(x, shown.low, shown.high, color=of.color, alpha=opacity, lw=0)
+            if len(found) >= N_TO_SETTLE:
+                axes.fill_between(x, shown.low, shown.high, color=of.color, alpha=opacity, lw=0)
             (lines[name],) = axes.plot(x, shown.middle, color=of.color, ls=of.dash, label=study.curve(name).label)
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         if plan.kind == "seconds":
@@ -150,7 +153,9 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
 
 def _legend(figure: Any, handles: list[Any], n_panels: int) -> None:
     """Beside a single panel or above several; none for a single curve."""
-    if n_panels == 1 and len(handles) > 1:
+    if n_panels == 1 and len(handles) > 1 and max(len(handle.get_label()) for handle in handles) > LONG_LABEL:
+        figure.legend(handles=handles, loc="outside lower center", handlelength=2.4)
+    elif n_panels == 1 and len(handles) > 1:
         figure.legend(handles=handles, loc="outside right upper", handlelength=2.4)
     elif len(handles) > 1:
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 5), handlelength=2.4)
@@ -179,6 +184,7 @@ def _scores(plan: FigurePlan, study: Study, results: Results) -> Figure:
         axes.set_ylim(-len(names) + 0.4, 0.6)
         if measure.startswith("steps_to"):
             axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.grid(axis="y", visible=False)
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         shorten_ticks(axes)
@@ -277,7 +283,8 @@ def _along(axes: Axes, points: Sequence[Any], measure: str) -> None:
         if np.isinf(middle):
             axes.text(at, 0.97, "never", transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)
     middles, lows, highs = np.where(np.isfinite(estimates), estimates, np.nan).T
-    ends = middles - lows, highs - middles
+    enough = np.array([len(found) >= N_TO_SETTLE for found in points], dtype=bool)
+    ends = np.where(enough, (middles - lows, highs - middles), np.nan)
     if len(points):
         axes.errorbar(range(len(points)), middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8)
 
@@ -366,7 +373,7 @@ def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
     axes.set_yticks([-row for row in range(len(others))], [study.curve(name).label for name in others])
     axes.set(
         title=plan.title,
-        xlim=(0, 1),
+        xlim=(-0.02, 1.02),
         ylim=(-len(others) + 0.4, 0.6),
         xlabel=f"P({study.curve(first).label} is better than ...), {_listed(envs)}",
     )

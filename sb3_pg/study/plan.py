@@ -38,6 +38,8 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "improvement": (),
     "walks": (),
 }
+WALKED = ("LineWorld-v0",)
+"""Environments that ``walks`` draws."""
 """Kinds of figures, and what can be said of each besides its curves, environments and title."""
 
 MEASURES = (
@@ -177,8 +179,8 @@ class Study:
             raise self.error(curve, f"no hyperparameters: {error}") from error
         block = merged(block, curve.hyperparams)
         accepted = accepted_hyperparams(ALGOS[curve.algo])
-        for name in sorted(set(block) - accepted):
-            raise self.error(curve, f"{curve.algo} has no {name!r}{suggestion(name, accepted)}")
+        for name in sorted(set(block) - accepted, key=str):
+            raise self.error(curve, f"{curve.algo} has no {name!r}{suggestion(str(name), accepted)}")
         return shrunk(block) if self.tiny else block
 
     def tasks(self) -> Iterator[RunTask]:
@@ -273,7 +275,7 @@ def read_study(
     every = top.count("checkpoint_every") if top.values.get("checkpoint_every") is not None else None
     default_every = None if "checkpoint_every" in top else CHECKPOINT_EVERY
     if eval_episodes is None:
-        eval_episodes = 1 if tiny else top.get("eval_episodes", int, 20)
+        eval_episodes = 1 if tiny else _count_or_none(top, "eval_episodes", 20)
     return Study(
         path.stem,
         path,
@@ -437,6 +439,8 @@ def _figures(document: Document, top: Section, curves: tuple[Curve, ...]) -> Ite
         envs = _names(section, "envs", _envs_of([curve for curve in curves if curve.name in names]))
         shown = [curve for curve in curves if curve.name in names]
         options = _options(section, kind, shown, top.texts("record"))
+        if kind == "walks" and any(env not in WALKED for env in envs):
+            raise section.error("envs", f"walks are drawn of {' and '.join(WALKED)}, not of {', '.join(envs)}")
         if kind == "improvement" and len(names) < 2:
             raise section.error("curves", "improvement compares the first of its curves with others: name two or more")
         title = section.get("title", str, "")
@@ -507,9 +511,15 @@ def _comparison(section: Section, names: Collection[str]) -> tuple[str, float | 
     return found["sign"], than
 
 
+def _count_or_none(top: Section, key: str, default: int) -> int:
+    """A number of something, 0 for none."""
+    return 0 if top.values.get(key) == 0 else top.count(key) if key in top else default
+
+
 def _page(top: Section, default: str) -> str:
     page = top.get("page", str, default)
-    if PurePosixPath(page).suffix != ".md" or PurePosixPath(page).is_absolute():
+    path = PurePosixPath(page)
+    if path.suffix != ".md" or path.is_absolute() or ".." in path.parts:
         raise top.error("page", f"page must be the path of a Markdown file within the documentation, not {page!r}")
     return page
 

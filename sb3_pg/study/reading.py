@@ -62,6 +62,8 @@ def read_document(path: Path) -> Document:
         values = yaml.safe_load(text)
     except OSError as error:
         raise StudyError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StudyError(f"cannot read {path}: it is not in UTF-8 ({error.reason} at byte {error.start})") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise StudyError(f"{path}:{line}: no YAML: {error.problem or error}") from error

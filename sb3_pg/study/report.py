@@ -95,6 +95,7 @@ def _blocks(study: Study, results: Results, folder: Path, logs: Path) -> Page:
     yield from _figures(study, results, folder, logs)
     yield Heading("Numbers")
     yield from _numbers(study, results)
+    yield from _without_an_end(study, results)
     yield Heading("Commands")
     yield from _commands(study)
     if study.notes:
@@ -213,6 +214,22 @@ def _numbers(study: Study, results: Results) -> Page:
             yield Heading(env, 3)
             named = (headings[each] for each in measures)
             yield Table(("curve", "steps", "seeds", *named, "seconds"), tuple(rows))
+
+
+def _without_an_end(study: Study, results: Results) -> Page:
+    """Where the last tenth of the steps is that of no episode."""
+    found = []
+    for curve in study.curves:
+        for env in curve.envs:
+            trained = [result for result in results.of(env, curve.name) if not result.failure]
+            n_without = sum(not np.isfinite(result.final) for result in trained)
+            if n_without:
+                found.append(f"{curve.label} on {env}, {n_without} of {len(trained)} seeds")
+    if found:
+        yield Paragraph(
+            f"No episode ended in the last tenth of the steps; what is given is the return of the last ones before: "
+            f"{'; '.join(found)}."
+        )
 
 
 def _score(study: Study, results: Results, env: str, curve: str, measure: str) -> str:

@@ -136,14 +136,14 @@ def file_name(name: str) -> str:
 
 def read_results(path: Path) -> list[RunResult]:
     """
-    Every complete line of a file; what an interruption cut is left out.
+    Every complete line of a file; what an interruption cut is left out, but not what only lacks its newline.
 
     :param path: may be missing, and then there are no results
     :raises ValueError: names file and line of what no result is
     """
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ()):
-        if not line.endswith("\n"):
+        if not line.endswith("\n") and not _is_json(line):
             continue
         try:
             found.append(_from_json(json.loads(line)))
@@ -159,10 +159,22 @@ def append_result(path: Path, result: RunResult) -> None:
     with path.open("ab+") as file:
         file.seek(0)
         whole = file.read()
-        file.truncate(whole.rfind(b"\n") + 1)
+        tail = whole[whole.rfind(b"\n") + 1 :]
+        if _is_json(tail):
+            file.write(b"\n")
+        elif tail:
+            file.truncate(len(whole) - len(tail))
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _is_json(text: str | bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_json(values: Mapping[str, Any]) -> RunResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -54,13 +54,18 @@ def read_all(study: Study, folder: Path) -> Results:
 
     :param study: what belongs to it
     :param folder: of its results
+    :raises StudyError: names file and line of what no result is
     """
     results = Results()
     for curve in study.curves:
         for env in curve.envs:
             settings = study.settings(curve, env)
             known = results.found.setdefault((env, curve.name), {})
-            for result in read_results(path_of(folder, env, curve.name)):
+            try:
+                there = read_results(path_of(folder, env, curve.name))
+            except ValueError as error:
+                raise StudyError(str(error)) from error
+            for result in there:
                 if result.settings == settings and result.seed in curve.seeds:
                     known.setdefault(result.seed, result)
                 else:
@@ -250,7 +255,12 @@ def run_study(
     :param function: carries out one training
     :raises StudyError: when a training fails for another reason than that it diverged, or another command trains here
     """
-    with _alone(folder), Board(study, tasks, results, backend.capacity, console) as board:
+    with ExitStack() as stack:
+        stack.enter_context(_alone(folder))
+        # Another command may have ended since the results were read
+        results.found = read_all(study, folder).found
+        tasks = [task for task in tasks if task.seed not in results.found[task.settings.env, task.curve]]
+        board = stack.enter_context(Board(study, tasks, results, backend.capacity, console))
 
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:
             """Write down the result of a training before its checkpoint goes."""

@@ -45,7 +45,8 @@ def measured(result: RunResult, measure: str) -> float:
     """
     One number of one training.
 
-    ``final``: mean return of the episodes that ended in the last tenth of the steps. ``area``: mean of the learning
+    ``final``: mean return of the episodes that ended in the last tenth of the steps; where none did, of the last ones
+    before. ``area``: mean of the learning
     curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
     ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
     the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
@@ -186,9 +187,10 @@ def band(found: Sequence[RunResult], key: str = "returns", n_resamples: int = 50
                 row[_end_of(result) :] = np.nanmin(each)
     drawn = np.random.default_rng(0).integers(0, len(each), (n_resamples, len(each)))
     resampled = mean_of_middle_half(np.moveaxis(each[drawn], 1, -1))
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    # NaN where a seed has no number yet: the others would stand for all
-    return Band(mean_of_middle_half(each.T), low, high, each)
+    middle, (low, high) = mean_of_middle_half(each.T), np.quantile(resampled, [0.025, 0.975], axis=0)
+    # Where a seed has no number yet: the others would stand for all
+    middle[np.isnan(each).any(axis=0)] = np.nan
+    return Band(middle, low, high, each)
 
 
 # -- lambda ----------------------------------------------------------------------------------------------------------

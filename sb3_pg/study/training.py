@@ -99,7 +99,7 @@ class LearningCurve(BaseCallback):
         self._begin = time.perf_counter() - self._elapsed
 
     def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
+        for info in self.locals.get("infos", ()):
             if "episode" in info:
                 episode = info["episode"]
                 success = float(info.get("is_success", np.nan))
@@ -116,8 +116,9 @@ class LearningCurve(BaseCallback):
         self.seconds += [self.seconds[-1]] * (N_SHARES - len(self.seconds))
 
     def _note(self) -> None:
-        share = self._share()
-        self.seconds += [time.perf_counter() - self._begin] * (share + 1 - len(self.seconds))
+        share, now = self._share(), time.perf_counter() - self._begin
+        self.seconds += [now] * (share + 1 - len(self.seconds))
+        self.seconds[share] = now  # that of its last rollout
         for key in self._log_keys:
             if key in self.logger.name_to_value:
                 self._logged[key][share].append(float(self.logger.name_to_value[key]))

@@ -93,7 +93,8 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--p-threshold",
         type=float,
-        help="p-value below which the Wilcoxon pruner stops a trial between seeds; 0 trains all seeds of every trial (0.15; up to 3 seeds 0.3)",
+        help="p-value below which the Wilcoxon pruner stops a trial between seeds; 0 trains all seeds of every trial "
+        "(0.15; up to 3 seeds 0.3)",
     )
     group.add_argument("--window", type=int, default=default.window, help="trials under way at a time (%(default)s)")
     group.add_argument("--top-k", type=int, default=3, help="best trials to train on fresh seeds (%(default)s)")

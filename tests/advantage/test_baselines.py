@@ -73,7 +73,7 @@ def by_hand() -> tuple[Array, Trajectories]:
     return returns, Trajectories(np.zeros((4, 2)), dones, valid=valid)
 
 
-def test_no_baseline_is_nought(by_hand: Any) -> None:
+def test_no_baseline_is_zero(by_hand: Any) -> None:
     assert np.array_equal(np.broadcast_to(no_baseline(*by_hand), (4, 2)), np.zeros((4, 2)))
 
 
@@ -143,7 +143,7 @@ def test_leave_one_out_depends_on_the_returns_of_every_other_episode(data: Traje
         assert difference[episode[0]] == pytest.approx(expected, abs=1e-10)
 
 
-def test_leave_one_out_of_a_single_episode_is_nought() -> None:
+def test_leave_one_out_of_a_single_episode_is_zero() -> None:
     data = whole_episodes([[5]], np.random.default_rng(0))
     assert np.array_equal(leave_one_out(reward_to_go(data, gamma=0.9), data), np.zeros((5, 1)))
 

@@ -328,7 +328,7 @@ def test_gae_with_lambda_one_is_reward_to_go_minus_v(data: Trajectories, gamma: 
 
 @given(experience(), fractions)
 @quick
-def test_gae_with_lambda_nought_is_the_td_residual(data: Trajectories, gamma: float) -> None:
+def test_gae_with_lambda_zero_is_the_td_residual(data: Trajectories, gamma: float) -> None:
     assert np.array_equal(gae(data, gamma=gamma, gae_lambda=0.0), td_residual(data, gamma=gamma))
 
 
@@ -358,7 +358,7 @@ def test_the_lambda_return_is_gae_plus_v(data: Trajectories, gamma: float, gae_l
 
 @given(experience(), fractions)
 @quick
-def test_with_the_true_values_of_deterministic_rewards_every_advantage_is_nought(
+def test_with_the_true_values_of_deterministic_rewards_every_advantage_is_zero(
     data: Trajectories, gamma: float
 ) -> None:
     """V that satisfies Bellman's equation exactly leaves nothing for any estimator to credit an action with."""
@@ -516,7 +516,7 @@ def test_discounted_sums_with_discount_one_and_no_end_count_the_steps_left(shape
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_discounted_sums_with_discount_nought_or_with_only_ends_are_the_terms(shape: tuple[int, int]) -> None:
+def test_discounted_sums_with_discount_zero_or_with_only_ends_are_the_terms(shape: tuple[int, int]) -> None:
     terms = np.random.default_rng(0).normal(size=shape)
     assert np.array_equal(discounted_sums(terms, 0.0, np.zeros(shape, bool)), terms)
     assert np.array_equal(discounted_sums(terms, 0.9, np.ones(shape, bool)), terms)
@@ -619,7 +619,7 @@ def test_times_count_the_steps_since_the_last_end(dones: Array, data: st.DataObj
     assert times.tolist() == expected.tolist()
 
 
-def test_times_begin_with_nought_when_nothing_is_said() -> None:
+def test_times_begin_with_zero_when_nothing_is_said() -> None:
     dones = np.array([[False, False], [False, True], [True, False], [False, False]])
     assert times_in_episode(dones).tolist() == [[0, 0], [1, 1], [2, 0], [0, 1]]
 
@@ -642,7 +642,7 @@ def test_standardised_advantages_by_hand() -> None:
 
 @given(st.integers(0, 10_000), st.floats(0.1, 100), st.floats(-100, 100))
 @quick
-def test_standardised_advantages_have_mean_nought_and_deviation_one_over_the_batch_only(
+def test_standardised_advantages_have_mean_zero_and_deviation_one_over_the_batch_only(
     seed: int, spread: float, centre: float
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -745,7 +745,7 @@ def test_an_estimator_that_is_a_case_of_gae_gives_what_gae_gives(name: str) -> N
 
 
 @pytest.mark.parametrize("scale", [False, True])
-def test_advantages_that_are_all_equal_become_nought_and_not_what_rounding_leaves(scale: bool) -> None:
+def test_advantages_that_are_all_equal_become_zero_and_not_what_rounding_leaves(scale: bool) -> None:
     equal = np.full((7, 3), 0.1, dtype=np.float32)
     assert equal.mean() != equal[0, 0]  # by rounding
     assert not standardize(equal, np.ones((7, 3), dtype=bool), scale=scale).any()

@@ -118,7 +118,7 @@ def test_lengths_of_episodes_by_hand_also_of_those_that_the_rollout_cuts() -> No
     assert episode_lengths(data).tolist() == [[2, 8], [2, 8], [2, 8], [2, 1]]
 
 
-def test_lambda_by_length_is_the_closed_form_and_at_least_nought() -> None:
+def test_lambda_by_length_is_the_closed_form_and_at_least_zero() -> None:
     dones = np.zeros((60, 2), bool)
     dones[[39, 59], 0] = dones[[9, 59], 1] = True
     chosen = LengthAdaptive(0.05).choose(batch_of(Trajectories(np.zeros((60, 2)), dones)))
@@ -303,14 +303,14 @@ def delayed_products(rule: GradientAgreement, n: int = 32) -> Blocks:
     return blocks
 
 
-def test_in_the_two_step_chain_without_a_critic_every_lambda_above_nought_is_as_good_as_the_default() -> None:
+def test_in_the_two_step_chain_without_a_critic_every_lambda_above_zero_is_as_good_as_the_default() -> None:
     rule = GradientAgreement()
     assert set(run(rule, delayed_products(rule), 80, seed=0)) == {0.97}
     scores, _ = rule.scores()
     assert scores[1:] == pytest.approx(np.full(len(scores) - 1, scores[-1]))
 
 
-def test_a_lambda_without_any_gradient_scores_nought_and_is_left() -> None:
+def test_a_lambda_without_any_gradient_scores_zero_and_is_left() -> None:
     rule = GradientAgreement(0.0)
     chosen = run(rule, delayed_products(rule), 80, seed=0)
     assert chosen[:10] == [0.0] * 10
@@ -320,7 +320,7 @@ def test_a_lambda_without_any_gradient_scores_nought_and_is_left() -> None:
     assert np.isfinite(covariance).all()
 
 
-def test_batches_of_less_than_two_episodes_and_gradients_of_nought_change_nothing() -> None:
+def test_batches_of_less_than_two_episodes_and_gradients_of_zero_change_nothing() -> None:
     rule = GradientAgreement()
     step = Trajectories(np.zeros((1, 1)), np.ones((1, 1), bool))
     for _ in range(20):
@@ -486,7 +486,7 @@ def test_importance_sampling_finds_the_value_of_another_policy() -> None:
     assert effective / 20_000 == pytest.approx(1 / (2 * (0.7**2 + 0.3**2)) ** 2, rel=0.03)
 
 
-def test_the_kl_divergence_is_nought_only_for_the_same_policy() -> None:
+def test_the_kl_divergence_is_zero_only_for_the_same_policy() -> None:
     assert mean_kl(np.zeros(3)) == 0
     assert mean_kl(np.log([2.0, 0.5])) == pytest.approx(((2 - 1 - np.log(2)) + (0.5 - 1 + np.log(2))) / 2)
     assert mean_kl(np.array([1e4])) == np.inf

@@ -157,7 +157,8 @@ def test_lambda_is_only_told_to_those_who_use_it() -> None:
         (0.6, (0.2, 0.05), "The critic is worth using", "good"),
         (0.6, (0.05, 0.05), "The critic does not help measurably", "watch"),
         (0.6, (-0.2, 0.05), "The critic is not yet worth using", "bad"),
-        (-0.5, (0.05, 0.05), "The critic is not yet worth using", "bad"),
+        (-0.5, (-0.05, 0.05), "The critic is not yet worth using", "bad"),
+        (-0.5, (0.05, 0.05), "The critic does not help measurably", "watch"),
         (np.nan, (0.05, 0.05), "The critic has nothing to explain", "unknown"),
     ],
 )

@@ -66,7 +66,7 @@ def test_scores_are_the_derivatives_of_the_log_probabilities() -> None:
 
 
 @LIMITS
-def test_values_obey_bellmans_equation_and_advantages_have_mean_nought(time_limit: int | None) -> None:
+def test_values_obey_bellmans_equation_and_advantages_have_mean_zero(time_limit: int | None) -> None:
     mdp, policy = chain(time_limit=time_limit), softmax_policy(LOGITS)
     values, q_values = solve(mdp, policy)[:2]
     following = values if time_limit is None else np.concatenate([values[1:], np.zeros((1, 6))])

@@ -120,7 +120,7 @@ def test_following_the_update_without_the_discount_finds_the_worst_policy() -> N
 
 
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.3, 1.0])
-def test_with_v_nought_a_delayed_reward_scales_every_sample_of_the_gradient_by_lambda(gae_lambda: float) -> None:
+def test_with_v_zero_a_delayed_reward_scales_every_sample_of_the_gradient_by_lambda(gae_lambda: float) -> None:
     mdp, policy = delayed_reward(), delayed_reward_policy(0.7)
     solution = solve(mdp, policy)
     np.testing.assert_allclose(solution.gradient, [1.0])

@@ -128,6 +128,29 @@ def test_floats_of_double_precision_are_stored_in_single_precision() -> None:
     assert [array.dtype for array in arrays] == [np.float32] * 5
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_integers_that_are_no_image_have_room_for_what_vec_normalize_makes_of_them(dtype: Any) -> None:
+    space = spaces.Box(0, 120, (3,), dtype)
+    buffer = make(space, space)
+    observations, actions = np.array([[-0.84, 0.25, 7]] * N_ENVS, np.float32), np.array([[-1.38, 3, 119]] * N_ENVS)
+    buffer.reset()
+    buffer.check_dtype(observations)
+    buffer.append(observations, actions, np.zeros(N_ENVS), np.zeros(N_ENVS, bool))
+    np.testing.assert_array_equal(buffer.observations[0], observations)
+    np.testing.assert_array_equal(buffer.actions[0], actions.astype(np.float32))
+
+
+@pytest.mark.parametrize("space", [IMAGE, DICT])
+def test_images_that_are_no_bytes_are_refused_with_what_is_accepted(space: Any) -> None:
+    buffer = make(space)
+    buffer.reset()
+    observations = step_of(buffer)[0]
+    buffer.check_dtype(observations)
+    wrong = observations / 255 if space is IMAGE else {**observations, "image": observations["image"] / 255}
+    with pytest.raises(ValueError, match=r"(observations are|'image' is) float64, and the .* uint8; .*norm_obs"):
+        buffer.check_dtype(wrong)
+
+
 def test_images_stay_bytes_and_categories_integers() -> None:
     buffer = make(DICT, ACTION_SPACES["MultiDiscrete"])
     assert {key: part.dtype for key, part in buffer.observations.items()} == {
@@ -262,12 +285,25 @@ def test_an_episode_that_ended_with_the_rollout_is_not_counted_on() -> None:
     assert buffer.times.tolist() == [[0, 2], [1, 3]]
 
 
-def test_environments_that_were_reset_in_between_begin_with_nought() -> None:
+def test_environments_that_were_reset_in_between_begin_with_zero() -> None:
     buffer = seeded(make(n_steps=2))
     fill(buffer, np.zeros((2, N_ENVS)))
     buffer.reset(np.array([True, True]))
     fill(buffer, np.zeros((2, N_ENVS)))
     assert buffer.times.tolist() == [[0, 0], [1, 1]]
+
+
+def test_a_rollout_that_was_interrupted_counts_as_far_as_it_got() -> None:
+    buffer = seeded(make(n_steps=4))
+    buffer.reset()
+    for dones in ([False, False], [False, True], [False, False]):
+        buffer.append(*step_of(buffer), np.array(dones))
+    buffer.reset(np.array([False, False]))
+    fill(buffer, [[0, 0]])
+    assert buffer.times.tolist() == [[3, 1]]
+    buffer.count_times()  # as where a callback has stopped the training
+    buffer.reset(np.array([False, False]))
+    assert buffer.size() == 0
 
 
 # -- the batch --------------------------------------------------------------------------------------------------------

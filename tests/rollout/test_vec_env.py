@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import NormalizeObservation, TransformObservation
+from helpers import ScriptedEnv, tiny
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -280,3 +281,20 @@ def test_the_adapter_refuses_what_it_cannot_reset_in_part() -> None:
     adapter = VectorEnvAdapter(vector_envs()["native, next step"]())
     with pytest.raises(ValueError, match="indices"):
         adapter.set_attr("steps", 0, indices=[0])
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_the_adapter_passes_on_what_an_episode_says_at_its_end(mode: AutoresetMode) -> None:
+    def make_one() -> gym.Env[Any, Any]:
+        return ScriptedEnv([2, 3], truncated=True)
+
+    env = VectorEnvAdapter(SyncVectorEnv([make_one] * N_ENVS, autoreset_mode=mode))
+    env.reset()
+    said = []
+    for _ in range(5):
+        _, _, dones, infos = env.step(np.zeros(N_ENVS, int))
+        said += [infos[index]["is_success"] for index in np.flatnonzero(dones)]
+        assert not any("is_success" in infos[index] for index in np.flatnonzero(~dones))
+    assert said == [True] * N_ENVS + [False] * N_ENVS
+    model = tiny(VectorEnvAdapter(SyncVectorEnv([make_one] * N_ENVS, autoreset_mode=mode))).learn(64)
+    assert set(model.ep_success_buffer) == {True, False}
