@@ -151,6 +151,8 @@ def test_rewards_are_normalised_as_in_training(tmp_path: Path) -> None:
         (dict(more=["--n-envs", "0"]), "--n-envs 0: at least 1 is expected"),
         (dict(more=["--gae-lambda", "1.5"]), "--gae-lambda 1.5: expected is a number in [0, 1]"),
         (dict(more=["--env-kwargs", "grid_size"]), "--env-kwargs grid_size: expected is key:value"),
+        (dict(more=["--env-kwargs", "no_such:3"]), "environment with --env-kwargs cannot be loaded (TypeError"),
+        (dict(more=["--device", "nope"]), "--device nope: "),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -160,6 +162,25 @@ def test_what_is_not_there_is_named(
     folder = logs if "folder" not in change else logs / change["folder"]
     arguments = ["--algo", change.get("algo", "vpg"), "--env", change.get("env", ENV), "-f", str(folder)]
     assert message in error_of(capsys, [*arguments, *change.get("more", [])])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"{ENV}.zip", "{}.zip cannot be loaded"),
+        (f"{ENV}/config.yml", "settings in"),
+        (f"{ENV}/args.yml", "settings in"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"a: [1"])
+def test_a_file_that_is_damaged_is_named(
+    name: str, said: str, content: bytes, logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(logs / "vpg" / f"{ENV}_1", tmp_path / "vpg" / f"{ENV}_1")
+    damaged = tmp_path / "vpg" / f"{ENV}_1" / name
+    assert damaged.exists()
+    damaged.write_bytes(content)
+    assert said.format(ENV) in error_of(capsys, ["--algo", "vpg", "--env", ENV, "-f", str(tmp_path)])
 
 
 def test_an_environment_that_nobody_registered_is_named(

@@ -169,6 +169,8 @@ def test_other_scalings_are_noted() -> None:
     assert kinds({**found, "advantages": raw / raw.std()}) == ["not_centred"]
     assert kinds({**found, "advantages": 0.01 * raw}) == ["scale"]
     assert kinds({**found, "advantages": -raw}) == ["sign"]
+    assert kinds({**found, "advantages": raw + 3 * raw.std()}) == ["shift"]
+    assert kinds({**found, "advantages": raw - raw.mean()}) == []
 
 
 def test_two_mistakes_are_both_named() -> None:

@@ -51,7 +51,7 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("picture: {curve: auto", "picture: {curve: otto", 28, "did you mean 'auto'?"),
         ("question: Does it run?", "question: Does it: run?", 2, "no YAML"),
         ("eval_episodes: 1", "seeds: 3", 7, "'seeds' is there twice"),
-        ("eval_episodes: 1", "eval_episodes: many", 7, "eval_episodes must be a whole number, not 'many'"),
+        ("eval_episodes: 1", "eval_episodes: many", 7, "eval_episodes must be a whole number above 0, not 'many'"),
         ("n_timesteps: 128", "n_timesteps: .inf", 6, "n_timesteps must be a whole number above 0, not inf"),
         ("seeds: 2", "seeds: .inf", 5, "seeds must be a whole number above 0, not inf"),
         ("env: CartPole-v1\n", "envs: []\n", 10, "envs must name at least one environment"),
@@ -68,6 +68,10 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("eval_episodes: 1", "page: ''", 7, "page must be the path of a Markdown file"),
         ("eval_episodes: 1", "page: /tmp/page.md", 7, "page must be the path of a Markdown file"),
         ("eval_episodes: 1", "put_into: lambda.md", 7, "put_into must be FILE#MARK"),
+        ("eval_episodes: 1", "page: ../../page.md", 7, "page must be the path of a Markdown file"),
+        ("eval_episodes: 1", "eval_episodes: -1", 7, "eval_episodes must be a whole number above 0, not -1"),
+        ("{kind: seconds}", "{kind: walks}", 19, "walks are drawn of LineWorld-v0, not of CartPole-v1"),
+        ("n_envs: 2", "1: 2", 13, "vpg has no 1"),
         ("claims:", "record: [1]\nclaims:", 25, "record must be text or a list of texts"),
     ],
 )
@@ -82,6 +86,10 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, old: str, new: str, lin
 def test_a_missing_file_and_a_list_are_no_studies(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="cannot read"):
         read_study(tmp_path / "none.yml")
+    latin = tmp_path / "latin.yml"
+    latin.write_bytes("title: Künstlich".encode("latin-1"))
+    with pytest.raises(StudyError, match=r"latin.yml: it is not in UTF-8"):
+        read_study(latin)
     with pytest.raises(StudyError, match="a study is a mapping"):
         read_study(write_plan(tmp_path, "- one\n"))
 

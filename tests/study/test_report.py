@@ -128,6 +128,18 @@ def test_seeds_that_never_end_an_episode_make_no_profile_and_a_page(tmp_path: Pa
     assert "profile: not drawn, since no environment has been trained with 3 seeds" in text
 
 
+def test_where_no_episode_ended_in_the_last_tenth_that_is_said(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    page = (tmp_path / "docs", tmp_path / "logs")
+    assert "No episode ended" not in write_report(plan, results, *page).read_text()
+    long: dict[str, Any] = dict(n_episodes=[2] * 40 + [0] * 10)
+    one = results.found["CartPole-v1", "auto"][2]
+    results.found["CartPole-v1", "auto"][2] = replace(one, returns=[*one.returns[:40], *[None] * 10], **long)
+    text = write_report(plan, results, *page).read_text()
+    assert "the return of the last ones before: auto on CartPole-v1, 1 of 3 seeds." in text
+
+
 def test_pictures_of_the_users_beside_a_page_are_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "docs" / "studies" / "small"
     folder.mkdir(parents=True)

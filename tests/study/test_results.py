@@ -68,6 +68,16 @@ def test_a_line_that_an_interruption_cut_is_left_out_and_goes(tmp_path: Path) ->
     assert [one.seed for one in read_results(path)] == [1, 3]
 
 
+def test_a_last_line_that_only_lacks_its_newline_stays(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    for seed in (1, 2):
+        append_result(path, result(seed))
+    path.write_bytes(path.read_bytes().rstrip())
+    assert [one.seed for one in read_results(path)] == [1, 2]
+    append_result(path, result(3))
+    assert [one.seed for one in read_results(path)] == [1, 2, 3]
+
+
 def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     append_result(path, result(1))

@@ -120,6 +120,30 @@ def test_two_commands_do_not_train_one_study(tmp_path: Path) -> None:
     assert len(read_all(plan, tmp_path).of("CartPole-v1", "0.5")) == 1
 
 
+def test_what_another_command_has_trained_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    first, second = read_all(plan, tmp_path), read_all(plan, tmp_path)
+    tasks = missing(plan, first)[:2]
+    run_study(plan, first, tasks[:1], tmp_path, InThisProcess(), console(), pretend)
+    trained = []
+
+    def train(task: RunTask) -> RunResult:
+        trained.append((task.curve, task.seed))
+        return pretend(task)
+
+    run_study(plan, second, tasks, tmp_path, InThisProcess(), console(), train)
+    assert trained == [(tasks[1].curve, tasks[1].seed)]
+    assert second == first or second.found == read_all(plan, tmp_path).found
+
+
+def test_a_file_of_results_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    (tmp_path / "CartPole-v1").mkdir()
+    (tmp_path / "CartPole-v1" / "auto.jsonl").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(StudyError, match=r"auto.jsonl, line 1 is no result"):
+        read_all(plan, tmp_path)
+
+
 def test_a_program_s_mistake_ends_the_study_with_its_name_and_traceback(tmp_path: Path) -> None:
     plan = study(tmp_path)
     results = read_all(plan, tmp_path)

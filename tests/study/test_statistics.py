@@ -175,6 +175,10 @@ def test_the_band_is_the_interquartile_mean_of_each_share_with_its_bootstrap() -
     begun_late = band([each[0], result(returns=[None, *each[1].returns[1:]])])
     assert np.isnan(begun_late.middle[0])
     assert np.isfinite(begun_late.middle[1:]).all()
+    # The trimmed mean of eight would leave the one without a number out
+    begun_late = band([*each[1:], result(returns=[None, *each[1].returns[1:]])])
+    assert np.isnan([begun_late.middle[0], begun_late.low[0], begun_late.high[0]]).all()
+    assert np.isfinite(begun_late.middle[1:]).all()
 
 
 def test_what_may_be_infinite_has_a_median_and_shares_have_a_mean() -> None:

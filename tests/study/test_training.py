@@ -124,6 +124,18 @@ def test_successes_are_of_the_episodes_that_report_them() -> None:
     assert found.n_episodes[0] == 4
 
 
+def test_the_seconds_of_a_share_are_those_of_its_last_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    curve = LearningCurve(100)
+    curve._on_training_start()
+    for curve.num_timesteps in (1, 2, 3, 4, 8, 99):  # shares of two steps
+        curve._on_rollout_start()
+    curve._on_training_end()
+    assert curve.seconds[:4] == [2.0, 4.0, 5.0, 5.0]
+    assert curve.seconds[-1] == 7.0
+
+
 def test_a_tiny_study_trains(tmp_path: Path) -> None:
     for each in study(tmp_path).tasks():
         assert train(replace(each, eval_episodes=0)).failure == ""
