@@ -137,8 +137,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise TuneError(f"--p-threshold must be from 0 to 1, not {args.p_threshold}")
     if args.objective == "last" and args.last_k > args.n_evaluations:
         raise TuneError(f"--last-k is {args.last_k}, but there are only {args.n_evaluations} evaluations")
-    if args.seeds is not None and (min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds)):
-        raise TuneError(f"--seeds must be different from each other and not negative, not {args.seeds}")
+    seeds = args.seeds or [0]
+    if min(seeds) < 0 or max(seeds) >= 2**32 or len(set(seeds)) < len(seeds):
+        raise TuneError(f"--seeds must be different from each other, not negative and below 2**32, not {seeds}")
     if args.ray is not None and args.workers is not None:
         raise TuneError("--workers are processes of this machine, --ray has its own: give one of them")
     args.sampler = args.sampler or ("grid" if args.grid else "tpe")

@@ -96,6 +96,8 @@ class BlockManager(ExperimentManager):
         """
         block, _ = self.read_hyperparameters()
         hyperparams, self.env_wrapper, callbacks, self.vec_env_wrapper = self._preprocess_hyperparams(block)
+        if self._eval_env_kwargs_args is None:
+            self.eval_env_kwargs = self.env_kwargs  # the block's, too, which RL Zoo gives to training alone
         env = self.create_envs(self.n_envs, no_log=True)
         seed, self.seed = self.seed, (self.seed + 1_000_003) % 2**31
         try:
@@ -157,7 +159,13 @@ def starting_point(experiment: Experiment, conf: str | None, overrides: Block) -
         raise TuneError(f"no hyperparameters for {experiment.algo} on {experiment.env}{where}: {error}") from error
     if not experiment.n_timesteps and "n_timesteps" not in saved:
         raise TuneError(f"the hyperparameters of {experiment.env} have no n_timesteps: give -n")
-    block = {**saved, "n_timesteps": experiment.n_timesteps or int(saved["n_timesteps"])}
+    n_timesteps = experiment.n_timesteps or saved["n_timesteps"]
+    if not isinstance(n_timesteps, (int, float)) or not 1 <= n_timesteps < math.inf:
+        raise TuneError(
+            f"n_timesteps of {experiment.env} is {n_timesteps!r}; accepted is a number above 0, such as 100000 or "
+            "!!float 1e5 (YAML reads 1e5 as text)"
+        )
+    block = {**saved, "n_timesteps": int(n_timesteps)}
     space, n_envs = try_block(experiment, block)
     n_actions = space.shape[0] if isinstance(space, spaces.Box) else 0
     return StartingPoint(block, n_actions, n_envs, ALGOS[experiment.algo])

@@ -30,8 +30,8 @@ from sb3_pg.tune.progress import Progress
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.report import write_report
 from sb3_pg.tune.search import Rules, Search
-from sb3_pg.tune.space import GridSpace, Space, ZooSpace, read_grid, signature_of
-from sb3_pg.tune.storage import Lease, open_storage
+from sb3_pg.tune.space import GridSpace, Space, ZooSpace, distributions_of, read_grid, signature_of
+from sb3_pg.tune.storage import Lease, open_storage, without_password
 from sb3_pg.tune.training import train_seed
 from sb3_pg.tune.winner import winner_file
 
@@ -65,6 +65,14 @@ class Plan:
     name: str
     storage: str
     folder: Path
+
+    @property
+    def shown_storage(self) -> str:
+        """The storage by a name that is the same from every folder, and says no password."""
+        if "://" in self.storage:
+            return without_password(self.storage)
+        path, folder = Path(self.storage).resolve(), self.folder.resolve()
+        return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -150,12 +158,11 @@ def plan_of(args: argparse.Namespace) -> Plan:
     names = ("seed", "objective", "last_k", "sampler", "n_startup_trials", "pruner", "p_threshold", "window")
     n_trials = args.n_trials or DEFAULT_N_TRIALS
     if args.sampler == "grid" and isinstance(space, GridSpace):
-        n_points = len(space.points(args.seed))
-        n_trials = min(args.n_trials or n_points, n_points)
+        n_trials = min(args.n_trials or space.n_points, space.n_points)
     experiment = replace(experiment, n_timesteps=start.block["n_timesteps"])
     if isinstance(space, GridSpace):
         # With another sampler, which chooses for itself, a sample of what it may choose
-        for point in tqdm(space.points(args.seed)[:n_trials], f"checking {args.grid}", leave=False, disable=None):
+        for point in tqdm(space.points(args.seed, n_trials), f"checking {args.grid}", leave=False, disable=None):
             _check(point, experiment, start.block, args.grid)
     name = args.study_name or f"{args.algo}_{args.env.replace('/', '-')}"
     folder = Path(args.log_folder, "tune", name)
@@ -201,6 +208,7 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     signature_of(plan.space)  # fails if there is nothing to search
     with ExitStack() as stack:
         storage = open_storage(plan.storage)
+        _claim(plan)
         memory = None if args.ray_memory is None else args.ray_memory * 1e9
         backend = backend_for(args.workers, args.ray, args.ray_cpus, args.ray_gpus, memory)
         try:
@@ -209,6 +217,7 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             raise TuneError(str(error)) from error
         record = StudyRecord(storage, plan.name, plan.settings)
         lease = stack.enter_context(Lease(record))
+        record.read()  # again: another search may have ended meanwhile
         n_final = plan.top_k and (plan.top_k + 1) * len(plan.fresh_seeds)
         progress = GuardedProgress(record, plan.rules, plan.n_trials, n_final, Console(highlight=False))
         progress.lease = lease
@@ -223,6 +232,24 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     return finish(plan, record, standings)
 
 
+def _claim(plan: Plan) -> None:
+    """Make the folder of the report, which is that of one study in one storage.
+
+    :raises TuneError: when it cannot be made, or has the report of another storage's study
+    """
+    mark = plan.folder / "storage.txt"
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        if mark.exists() and mark.read_text(encoding="utf-8") != plan.shown_storage:
+            raise TuneError(
+                f"{plan.folder} has the report of a study in {mark.read_text(encoding='utf-8')}, and the one in "
+                f"{plan.shown_storage} would write over it; use another --study-name, or another -f"
+            )
+        write_whole(mark, plan.shown_storage)
+    except OSError as error:
+        raise TuneError(f"cannot write to {plan.folder}: {error}") from error
+
+
 def _introduce(plan: Plan, record: StudyRecord, progress: Progress, args: argparse.Namespace) -> None:
     ended = sum(trial.state.is_finished() for trial in record.trials)
     state = "new" if record.is_new else f"goes on: {ended} trials have ended"
@@ -230,6 +257,10 @@ def _introduce(plan: Plan, record: StudyRecord, progress: Progress, args: argpar
     progress.say(f"study {record.name} in {plan.storage}: {state}")
     progress.say(f"{plan.n_trials} trials of at most {n_seeds} seeds ({', '.join(map(str, plan.rules.seeds))})")
     progress.say(f"{steps} steps each; block of the file: {plan.block}")
+    searched = sorted((args.hyperparams or {}).keys() & distributions_of(plan.space).keys())
+    if searched:
+        names = ", ".join(searched)
+        progress.say(f"note: {names} of -params are searched: every trial but the block itself has values of its own")
     if (args.workers or 0) > plan.rules.window:
         progress.say(
             f"note: at most {plan.rules.window} of {args.workers} workers are busy, since so many trials are under way "
@@ -247,7 +278,6 @@ def finish(plan: Plan, record: StudyRecord, standings: Sequence[Standing]) -> in
     :return: exit code
     """
     winner = ""
-    plan.folder.mkdir(parents=True, exist_ok=True)
     if standings:
         today = datetime.date.today()
         winner = winner_file(record, plan.experiment, plan.rules, standings, today)

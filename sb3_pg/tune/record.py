@@ -44,6 +44,14 @@ class StudyRecord:
         except KeyError:
             self._study_id = storage.create_new_study([StudyDirection.MAXIMIZE], name)
             self.is_new = True
+        self.read()
+
+    def read(self) -> None:
+        """Read the study from its storage.
+
+        :raises TuneError: as the constructor does
+        """
+        storage = self._storage
         attributes = storage.get_study_user_attrs(self._study_id)
         trials = sorted(storage.get_all_trials(self._study_id), key=lambda trial: trial.number)
         maximizes = storage.get_study_directions(self._study_id) == [StudyDirection.MAXIMIZE]
@@ -53,7 +61,7 @@ class StudyRecord:
             self._check(attributes.get(SETTINGS) if maximizes else None, trials)
         self._ids = [trial._trial_id for trial in trials]
         self._memory = InMemoryStorage()
-        self.study = optuna.create_study(storage=self._memory, study_name=name, direction="maximize")
+        self.study = optuna.create_study(storage=self._memory, study_name=self.name, direction="maximize")
         for trial in trials:
             self.study.add_trial(trial)
         self._results = [_results_of(trial) for trial in trials]
@@ -74,6 +82,12 @@ class StudyRecord:
         if any(trial.state is TrialState.WAITING for trial in trials):
             raise TuneError(
                 f"study {self.name!r} has trials that something else has enqueued; use another --study-name"
+            )
+        foreign = [trial.number for trial in trials if trial.state is TrialState.COMPLETE and not _results_of(trial)]
+        if foreign:
+            raise TuneError(
+                f"study {self.name!r} has trials of something else (RL Zoo's -optimize, perhaps), such as number "
+                f"{foreign[0]}; use another --study-name"
             )
 
     @property

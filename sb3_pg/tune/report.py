@@ -42,7 +42,8 @@ def write_report(
     final = [_standing_row(rank, standing) for rank, standing in enumerate(standings, 1)]
     write_whole(folder / "trials.csv", _csv(trials))
     write_whole(folder / "curves.csv", _csv(_curve_rows(record, experiment, standings)))
-    write_whole(folder / "final.csv", _csv(final))
+    if final or not (folder / "final.csv").exists():  # without a final, that of an earlier command stays
+        write_whole(folder / "final.csv", _csv(final))
     problems = draw_all(record, experiment, rules, folder / "figures")
     page = folder / "report.html"
     write_whole(page, as_html(record.name, _page(record, trials, final, winner, problems, folder)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,9 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 from sb3_pg.tune.blocks import StartingPoint, accepted_hyperparams
 from sb3_pg.tune.errors import TuneError, unknown
 from sb3_pg.zoo.search_spaces import USE_SDE
+
+LARGE_GRID = 10**6
+"""Combinations from which on they are not listed."""
 
 
 class Space(Protocol):
@@ -73,11 +76,24 @@ class GridSpace:
         """The values are those of the block."""
         return dict(params)
 
-    def points(self, seed: int) -> list[dict[str, Any]]:
-        """All combinations, in a random order that follows from a seed: half a grid says something about all of it."""
-        combinations = list(itertools.product(*self.choices.values()))
-        order = np.random.default_rng(seed).permutation(len(combinations))
-        return [dict(zip(self.choices, combinations[index], strict=True)) for index in order]
+    @property
+    def n_points(self) -> int:
+        """Number of all combinations."""
+        return math.prod(map(len, self.choices.values()))
+
+    def points(self, seed: int, n_points: int) -> list[dict[str, Any]]:
+        """Some combinations, in a random order that follows from a seed: half a grid says something about all of it.
+
+        :param seed: of the order
+        :param n_points: how many; of a grid with more than :data:`LARGE_GRID` points, some may be there twice
+        """
+        rng = np.random.default_rng(seed)
+        is_large = self.n_points > LARGE_GRID
+        chosen = rng.integers(self.n_points, size=n_points) if is_large else rng.permutation(self.n_points)[:n_points]
+        places = np.array(np.unravel_index(chosen, [len(values) for values in self.choices.values()])).T
+        return [
+            {name: values[at] for (name, values), at in zip(self.choices.items(), row, strict=True)} for row in places
+        ]
 
 
 def read_grid(path: str, start: StartingPoint) -> GridSpace:
@@ -89,8 +105,8 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
     :raises TuneError: when there is no such file, or something else in it
     """
     try:
-        choices = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        choices = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise TuneError(f"cannot read the grid file {path}: {error}") from error
     if not isinstance(choices, dict) or not choices:
         raise TuneError(f"no space to search: {path} must map hyperparameters to lists of values, it has {choices!r}")
@@ -103,6 +119,8 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
         for value in values:
             if not (value is None or isinstance(value, (bool, int, float, str))):
                 raise TuneError(f"{path}: {name} has the value {value!r}; write it as a string, as in RL Zoo's files")
+            if values.count(value) > 1:  # True is 1 here, as it is to Optuna
+                raise TuneError(f"{path}: {name} has the value {value!r} more than once: {values!r}")
     return GridSpace(choices)
 
 

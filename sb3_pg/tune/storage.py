@@ -27,6 +27,8 @@ from sb3_pg.tune.record import StudyRecord
 
 CONNECT_SECONDS = 10.0
 BEAT_SECONDS = 15.0
+SETTLE_SECONDS = 0.5
+"""After which two processes that found a study free at the same time have both written who they are."""
 DRIVER = "driver"
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
@@ -48,7 +50,7 @@ def open_storage(address: str) -> BaseStorage:
     except (SQLAlchemyError, ImportError, ValueError, RuntimeError) as error:
         why = " ".join(f"{error} {error.__cause__ or ''}".split()).rstrip(".")
         raise TuneError(
-            f"cannot open the storage {_without_password(address)}: {why}. Check user, password and name, and that the "
+            f"cannot open the storage {without_password(address)}: {why}. Check user, password and name, and that the "
             "Python driver of this database is installed"
         ) from error
 
@@ -56,7 +58,7 @@ def open_storage(address: str) -> BaseStorage:
 def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_torn_line(path)
+        _check_journal(path)
         return JournalStorage(JournalFileBackend(str(path)))
     except (OSError, ValueError) as error:
         raise TuneError(
@@ -64,12 +66,16 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from error
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Take off a last line that a crash of the machine has left without its end, which Optuna could not read."""
+def _check_journal(path: Path) -> None:
+    """Take off a last line that a crash of the machine has left without its end, which Optuna could not read.
+
+    :raises ValueError: for a file that is no journal, which is left as it is
+    """
     if not path.exists():
         return
     with path.open("rb+") as file:
         content = file.read()
+        _check_is_journal(content)
         if not content.endswith(b"\n"):
             lock = JournalFileSymlinkLock(str(path))
             lock.acquire()  # another search may be in the middle of writing it, which is no crash
@@ -78,8 +84,14 @@ def _drop_torn_line(path: Path) -> None:
                 content = _without_torn_line(file, path)
             finally:
                 lock.release()
-    for line in content.splitlines()[-1:]:
-        json.loads(line)  # Optuna skips a last line that is none of its own, and then cannot read what it appends
+
+
+def _check_is_journal(content: bytes) -> None:
+    """Optuna skips a last line that is none of its own, and then cannot read what it appends."""
+    *whole, rest = content.split(b"\n")
+    records = [json.loads(line) for line in (whole[:1] + whole[-1:] if whole else ())]
+    if not all(isinstance(record, dict) and "op_code" in record for record in records) or rest[:1] not in (b"", b"{"):
+        raise ValueError("it holds something else")
 
 
 def _without_torn_line(file: IO[bytes], path: Path) -> bytes:
@@ -123,7 +135,8 @@ def _knock(shown: str, host: str, port: int, question: str) -> None:
         raise TuneError(f"storage {shown} cannot be reached: {host}:{port}: {error} ({tried}); {question}?") from error
 
 
-def _without_password(address: str) -> str:
+def without_password(address: str) -> str:
+    """The address of a storage as it may be shown."""
     with contextlib.suppress(SQLAlchemyError, ValueError):
         return make_url(address).render_as_string(hide_password=True)
     return address
@@ -155,6 +168,7 @@ class Lease:
         if other and self._is_alive(other):
             raise self._refusal(other)
         self._write()
+        time.sleep(SETTLE_SECONDS)
         winner = self._record.get_attribute(DRIVER)  # of two that found it free at the same time
         if winner and winner["id"] != self._me["id"]:
             raise self._refusal(winner)
@@ -188,7 +202,7 @@ class Lease:
         )
 
     def _is_alive(self, other: dict[str, Any]) -> bool:
-        if other["host"] == self._me["host"]:
+        if other["host"] == self._me["host"] and other["started"] != _UNKNOWN:
             return _process(other["pid"]) == {key: other[key] for key in ("pid", "started")}
         # Clocks of two machines may differ; a beat does not lie.
         time.sleep(2 * float(other["beat_seconds"]))
@@ -220,10 +234,15 @@ def _process(pid: int) -> dict[str, Any]:
             return {"pid": pid, "started": None}
     except OSError:
         pass
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return {"pid": pid, "started": _UNKNOWN}
     try:  # no Linux
         os.kill(pid, 0)
     except ProcessLookupError:
         return {"pid": pid, "started": None}
     except PermissionError:
         pass
-    return {"pid": pid, "started": "?"}
+    return {"pid": pid, "started": _UNKNOWN}
+
+
+_UNKNOWN = "?"

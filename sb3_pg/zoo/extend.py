@@ -20,6 +20,7 @@ import yaml
 from huggingface_sb3 import EnvironmentName
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_pg.reinforce import REINFORCE
@@ -125,7 +126,7 @@ def _extend_exp_manager(exp_manager: ModuleType) -> None:
         """``lin_START_END`` beside the Zoo's own forms."""
         two_numbers = {
             key: as_schedule(hyperparams.pop(key), key)
-            for key in ("learning_rate", "clip_range")
+            for key in ("learning_rate", "clip_range", "clip_range_vf")
             if isinstance(hyperparams.get(key), str) and hyperparams[key].count("_") == 2
         }
         return {**preprocess_schedules(hyperparams), **two_numbers}
@@ -231,6 +232,11 @@ class _Continued:
         self._model = model
 
     def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
+        model = self._model
+        if model.tensorboard_log:
+            # A run of its own: SB3 would go on in the newest folder, whosever it is
+            name = kwargs.get("tb_log_name", type(model).__name__)
+            model.set_logger(configure_logger(model.verbose, model.tensorboard_log, name, reset_num_timesteps=True))
         return self._model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,6 +1,8 @@
 """Blocks of hyperparameters: what they may hold, how they are put together, and what is built from them."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pg import REINFORCE, VPG
-from sb3_pg.tune.blocks import accepted_hyperparams, merged, parameters_of, prepare, starting_point
+from sb3_pg.tune.blocks import BlockManager, accepted_hyperparams, merged, parameters_of, prepare, starting_point
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment
 
@@ -96,3 +98,14 @@ def test_what_cannot_be_built_is_found_before_training(
 ) -> None:
     with pytest.raises(TuneError, match=message):
         starting_point(experiment, conf, overrides)
+
+
+@pytest.mark.parametrize("given", [None, {"sutton_barto_reward": False}])
+def test_the_blocks_arguments_of_the_environment_are_those_of_its_evaluation_too(given: Any) -> None:
+    experiment = replace(CARTPOLE, eval_env_kwargs=given)
+    block = {**starting_point(experiment, None, {}).block, "env_kwargs": {"sutton_barto_reward": True}}
+    _, env, eval_env, _ = BlockManager(experiment, block).build()
+    assert env.get_attr("spec")[0].kwargs["sutton_barto_reward"] is True
+    assert eval_env.get_attr("spec")[0].kwargs["sutton_barto_reward"] is (given is None)
+    env.close()
+    eval_env.close()

@@ -124,6 +124,27 @@ def test_a_study_of_other_settings_is_not_touched(
     assert (folder_of(finished) / "study.log").read_text() == before
 
 
+def test_the_report_of_another_storages_study_is_not_written_over(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(finished)
+    before = {path.name: path.read_bytes() for path in folder_of(finished).glob("*.*")}
+    assert main([*VPG, "--storage", "other.log", "--workers", "0"]) == 2
+    assert "has the report of a study in study.log" in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in folder_of(finished).glob("*.*")}
+    (finished / "afile").write_text("")
+    assert main([*VPG, "--storage", "other.log", "-f", "afile", "--workers", "0"]) == 2
+    assert "cannot write to afile" in capsys.readouterr().err
+
+
+def test_without_a_final_the_earlier_one_stays(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    before = (folder_of(finished) / "final.csv").read_text()
+    assert before
+    assert main([*VPG, "--workers", "0", "--top-k", "0"]) == 0
+    assert (folder_of(finished) / "final.csv").read_text() == before
+
+
 def until(condition: Callable[[], Any], driver: subprocess.Popen[str]) -> Any:
     """Wait for something to become true while a process runs."""
     end = time.monotonic() + 120
@@ -236,6 +257,12 @@ def test_a_grid_is_searched_and_divergence_is_said(
         (["--n-seeds", "0"], "--n-seeds must be at least 1, not 0"),
         (["--n-trials", "0"], "--n-trials must be at least 1, not 0"),
         (["--seeds", "1", "1"], "--seeds must be different"),
+        (["--seeds", "4294967296"], "--seeds must be different from each other, not negative and below 2**32"),
+        (
+            ["-n", "0", "-params", "n_timesteps:'1e3'"],
+            "n_timesteps of CartPole-v1 is '1e3'; accepted is a number above 0",
+        ),
+        (["-n", "0", "-params", "n_timesteps:-5"], "n_timesteps of CartPole-v1 is -5; accepted is a number above 0"),
         (["--p-threshold", "2"], "--p-threshold must be from 0 to 1"),
         (["--last-k", "3"], "--last-k is 3, but there are only 2 evaluations"),
         (["--sampler", "grid"], "--sampler grid needs --grid FILE"),

@@ -24,7 +24,7 @@ def start(algorithm: Any = VPG, n_actions: int = 0, block: dict[str, Any] | None
 
 def grid(tmp_path: Path, text: str, algorithm: Any = VPG) -> GridSpace:
     path = tmp_path / "grid.yml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     return read_grid(str(path), start(algorithm))
 
 
@@ -59,8 +59,22 @@ def test_spaces_are_told_apart_by_their_signature() -> None:
 
 def test_the_grid_of_the_a2c_post_is_read() -> None:
     space = read_grid(str(ROOT / "zoo_scripts" / "grids" / "a2c_gae.yml"), start())
-    assert len(space.points(0)) == 3 * 3 * 2 * 2
+    n_points = 3 * 3 * 2 * 2
+    assert space.n_points == n_points
+    points = space.points(0, n_points)
+    assert len({tuple(point.values()) for point in points}) == n_points
+    assert space.points(0, 5) == points[:5]
+    assert space.points(1, 5) != points[:5]
     assert set(space.choices) == {"learning_rate", "vf_learning_rate", "gamma", "gae_lambda"}
+
+
+def test_a_grid_too_large_to_be_listed_is_drawn_from() -> None:
+    space = GridSpace({f"p{number}": list(range(10)) for number in range(12)})
+    points = space.points(0, 4)
+    assert len(points) == 4
+    assert space.points(0, 2) == points[:2]
+    assert all(point.keys() == space.choices.keys() for point in points)
+    assert len({tuple(point.values()) for point in points}) == 4
 
 
 def test_grids_may_have_schedules_none_and_settings_of_the_zoo(tmp_path: Path) -> None:
@@ -84,6 +98,8 @@ def test_grids_may_have_schedules_none_and_settings_of_the_zoo(tmp_path: Path) -
         ("gamma: []", "gamma must have a list"),
         ("policy_kwargs: [{net_arch: [8]}]", "write it as a string"),
         ("gamma: [0.9", "cannot read the grid file"),
+        ("# \xe9\ngamma: [0.9]", "cannot read the grid file"),
+        ("gamma: [0.9, 1, 1.0]", "gamma has the value 1 more than once"),
     ],
 )
 def test_a_grid_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:

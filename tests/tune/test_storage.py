@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_a_line_that_another_search_is_writing_is_not_torn(tmp_path: Path, monke
 
     monkeypatch.setattr(storage.JournalFileSymlinkLock, "acquire", finish_it)
     monkeypatch.setattr(storage.JournalFileSymlinkLock, "release", lambda _: None)
-    storage._drop_torn_line(path)
+    storage._check_journal(path)
     assert path.read_bytes() == whole
 
 
@@ -76,6 +77,18 @@ def test_a_path_that_cannot_be_a_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("something else\n")
     with pytest.raises(TuneError, match="must be a journal"):
         open_storage(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"just notes", b"a: 1\nb: 2", b'{"a": 1}\n', b"123\n", b'{"op_code": 0}\nnotes', b"SQLite format 3\x00\x10\n\x01"],
+)
+def test_a_file_that_is_no_journal_is_left_as_it_is(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    with pytest.raises(TuneError, match="must be a journal"):
+        open_storage(str(path))
+    assert path.read_bytes() == content
 
 
 def test_a_database_is_opened_by_its_url(tmp_path: Path) -> None:
@@ -142,6 +155,10 @@ def test_a_study_of_something_else_is_refused() -> None:
     optuna.load_study(storage=kept, study_name="ours").enqueue_trial({"x": 1.0})
     with pytest.raises(TuneError, match="enqueued"):
         StudyRecord(kept, "ours", {"algo": "vpg"})
+    StudyRecord(kept, "mixed", {"algo": "vpg"})
+    optuna.load_study(storage=kept, study_name="mixed").add_trial(optuna.trial.create_trial(value=999.0))
+    with pytest.raises(TuneError, match=r"trials of something else .*, such as number 0"):
+        StudyRecord(kept, "mixed", {"algo": "vpg"})
 
 
 def test_a_study_whose_making_was_cut_short_is_made_again() -> None:
@@ -207,6 +224,48 @@ def test_of_two_that_find_a_lease_free_at_the_same_time_the_later_one_has_it(
     with pytest.raises(TuneError, match="being searched by process 4711"), Lease(record):
         pass
     assert record.get_attribute(DRIVER)["id"] == "another"
+
+
+def test_of_two_processes_that_begin_together_one_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one reads before the first one writes, and writes after the first one has read what it wrote."""
+    path = str(tmp_path / "study.log")
+    first, second = (StudyRecord(open_storage(path), "study", {"algo": "vpg"}) for _ in range(2))
+    both_have_read, outcomes = threading.Barrier(2), []
+
+    def begin(record: StudyRecord, delay: float) -> None:
+        reads = record.get_attribute
+
+        def read_together(key: str) -> Any:
+            monkeypatch.setattr(record, "get_attribute", reads)
+            found = reads(key)
+            both_have_read.wait()
+            time.sleep(delay)
+            return found
+
+        monkeypatch.setattr(record, "get_attribute", read_together)
+        try:
+            with Lease(record):
+                outcomes.append("searches")
+                time.sleep(1.0)
+        except TuneError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=begin, args=each) for each in ((first, 0.0), (second, 0.1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["refused", "searches"]
+
+
+def test_a_record_that_is_read_again_has_what_another_search_has_added(tmp_path: Path) -> None:
+    path = str(tmp_path / "study.log")
+    early = StudyRecord(open_storage(path), "planted", {"algo": "planted"})
+    assert summary(early) == []
+    late = search(open_storage(path), n_trials=3)
+    early.read()
+    assert summary(early) == summary(late)
+    assert len(early.trials) == 3
 
 
 def test_a_lease_that_another_process_took_is_noticed(record: StudyRecord) -> None:

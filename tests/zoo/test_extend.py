@@ -295,3 +295,10 @@ def test_a_block_with_gsde_is_optimized_without_the_rule_that_refuses_it(
     (trial,) = optuna.load_study(study_name="s", storage=storage).trials
     assert trial.state == optuna.trial.TrialState.COMPLETE
     assert trial.distributions["lambda_rule"].choices == ("constant", "explained_variance")
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "clip_range", "clip_range_vf"])
+def test_schedules_with_two_ends_are_read_wherever_the_zoo_reads_schedules(name: str) -> None:
+    read = exp_manager.ExperimentManager._preprocess_schedules({name: "lin_0.2_0.1", "gamma": 0.9})
+    assert [read[name](progress) for progress in (1.0, 0.5, 0.0)] == pytest.approx([0.2, 0.15, 0.1])
+    assert read["gamma"] == 0.9
