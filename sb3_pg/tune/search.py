@@ -119,7 +119,7 @@ class Search:
         self._block = block
         self._space = space
         self._rules = rules
-        self._points: list[dict[str, Any]] | None = None
+        self._points: list[Block] | None = None
         if rules.sampler == "grid" and isinstance(space, GridSpace):
             self._points = space.points(rules.seed, n_trials)
         self._n_trials = n_trials if self._points is None else min(n_trials, len(self._points))
