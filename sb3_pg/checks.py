@@ -248,12 +248,12 @@ def _check_enough_episodes(model: VPG) -> None:
     if (model.n_episodes or 0) * getattr(model, "n_envs", 1) != 1:
         return
     given = f"baseline={model.baseline!r}"
-    is_nought = model.baseline == "time_mean"
+    is_zero = model.baseline == "time_mean"
     if model.estimator == "total_return":
-        is_nought |= model.baseline == "mean"
+        is_zero |= model.baseline == "mean"
         if model.normalize_advantage is not False:
-            given, is_nought = f"normalize_advantage={model.normalize_advantage!r} with estimator='total_return'", True
-    if is_nought:
+            given, is_zero = f"normalize_advantage={model.normalize_advantage!r} with estimator='total_return'", True
+    if is_zero:
         raise ValueError(
             f"{given} makes every advantage zero in a batch of one episode; accepted are more environments, "
             "n_episodes of at least 2, or baseline='none' with normalize_advantage=False"

@@ -577,6 +577,7 @@ class VPG(SavingMixin):
         samples = samples._replace(old_log_prob=self._old_log_probs(samples))
 
         def step() -> None:
+            """Take one step on the whole batch, if there is a weight that it can change."""
             if learns(self.policy.optimizer):
                 loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
                 self._step(self.policy.optimizer, loss)

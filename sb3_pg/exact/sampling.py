@@ -88,6 +88,7 @@ class _Rows:
         self._sums = (sums + np.arange(len(sums))[:, None]).ravel()
 
     def draw(self, rows: Indices, rng: np.random.Generator) -> Indices:
+        """Draw an outcome from each of these rows' distributions."""
         found = np.searchsorted(self._sums, rows + rng.random(len(rows)), side="right")
         drawn: Indices = np.minimum(found - rows * self._size, self._size - 1)
         return drawn

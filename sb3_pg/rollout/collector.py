@@ -134,9 +134,7 @@ def collect(
         shares.count(n_steps, dones)
 
     buffer.has_step_values = actor.gives_values
-    buffer.close(new_obs, shares.valid())  # type: ignore[arg-type]
-    buffer.check_finite(model.num_timesteps)
-    _check_statistics(env, model.num_timesteps)
+    _end(model, env, buffer, cast(Observations, new_obs), shares)
     return True
 
 
@@ -165,6 +163,15 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
     buffer.check_dtype(cast(Observations, model._last_obs))
     if model.use_sde:
         model.policy.reset_noise(env.num_envs)
+
+
+def _end(
+    model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, last_observations: Observations, shares: _Shares
+) -> None:
+    """Close the batch, and refuse it where something in it is no number."""
+    buffer.close(last_observations, shares.valid())
+    buffer.check_finite(model.num_timesteps)
+    _check_statistics(env, model.num_timesteps)
 
 
 def _note_ends(

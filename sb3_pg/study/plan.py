@@ -513,7 +513,9 @@ def _comparison(section: Section, names: Collection[str]) -> tuple[str, float | 
 
 def _count_or_none(top: Section, key: str, default: int) -> int:
     """A number of something, 0 for none."""
-    return 0 if top.values.get(key) == 0 else top.count(key) if key in top else default
+    if key not in top:
+        return default
+    return 0 if top.values[key] == 0 else top.count(key)
 
 
 def _page(top: Section, default: str) -> str:

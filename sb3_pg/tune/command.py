@@ -240,10 +240,11 @@ def _claim(plan: Plan) -> None:
     mark = plan.folder / "storage.txt"
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
-        if mark.exists() and mark.read_text(encoding="utf-8") != plan.shown_storage:
+        there = mark.read_text(encoding="utf-8") if mark.exists() else plan.shown_storage
+        if there != plan.shown_storage:
             raise TuneError(
-                f"{plan.folder} has the report of a study in {mark.read_text(encoding='utf-8')}, and the one in "
-                f"{plan.shown_storage} would write over it; use another --study-name, or another -f"
+                f"{plan.folder} has the report of a study in {there}, and the one in {plan.shown_storage} would write "
+                "over it; use another --study-name, or another -f"
             )
         write_whole(mark, plan.shown_storage)
     except OSError as error:

@@ -30,6 +30,8 @@ BEAT_SECONDS = 15.0
 SETTLE_SECONDS = 0.5
 """After which two processes that found a study free at the same time have both written who they are."""
 DRIVER = "driver"
+_UNKNOWN = "?"
+"""When a process began, where the system does not say."""
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 
 
@@ -243,6 +245,3 @@ def _process(pid: int) -> dict[str, Any]:
     except PermissionError:
         pass
     return {"pid": pid, "started": _UNKNOWN}
-
-
-_UNKNOWN = "?"

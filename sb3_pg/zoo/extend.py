@@ -232,12 +232,13 @@ class _Continued:
         self._model = model
 
     def learn(self, total_timesteps: int, **kwargs: Any) -> BaseAlgorithm:
+        """Learn for so many further steps."""
         model = self._model
         if model.tensorboard_log:
             # A run of its own: SB3 would go on in the newest folder, whosever it is
             name = kwargs.get("tb_log_name", type(model).__name__)
             model.set_logger(configure_logger(model.verbose, model.tensorboard_log, name, reset_num_timesteps=True))
-        return self._model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
+        return model.learn(total_timesteps, reset_num_timesteps=False, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
