@@ -32,8 +32,12 @@ def why_not_numpy_critic(policy: ActorCriticPolicy) -> str:
     reason = why_not_plain(policy, _METHODS, policy.vf_features_extractor, _modules(policy))
     if not reason and policy.observation_space.dtype not in (np.float32, np.float64):
         return f"observations of {policy.observation_space.dtype}"
-    frozen = not all(weight.requires_grad for module in _modules(policy) for weight in module.parameters())
-    return reason or "a frozen weight" * frozen
+    weights = [weight for module in _modules(policy) for weight in module.parameters()]
+    hooked = any(module._backward_hooks or module._backward_pre_hooks for module in policy.modules())
+    # torch makes the latter when the first such hook is registered
+    hooked |= any(w._backward_hooks or getattr(w, "_post_accumulate_grad_hooks", None) for w in weights)
+    frozen = not all(weight.requires_grad for weight in weights)
+    return reason or "hooks on the gradient" * hooked or "a frozen weight" * frozen
 
 
 def _modules(policy: ActorCriticPolicy) -> list[nn.Module]:

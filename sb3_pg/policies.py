@@ -43,7 +43,9 @@ class QCriticMixin(SB3ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         # SB3 leaves share_features_extractor out, and a loaded policy would mix the two extractors up
-        own = {"share_features_extractor": self.share_features_extractor, "q_critic": self.q_critic}
+        own = {"share_features_extractor": self.share_features_extractor}
+        if self.q_critic:  # SB3's own class, which can load a policy without it, does not know it
+            own["q_critic"] = True
         return {**super()._get_constructor_parameters(), **own}
 
     def predict_values_and_q(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -165,16 +167,14 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
     :raises ValueError: when a parameter serves both; two optimizers would then pull at it
     """
     policy.set_training_mode(False)
-    observation = sample_observation(policy)
-    action = policy.get_distribution(observation).get_actions(deterministic=True).detach()
-    log_prob = evaluate_log_probs(policy, observation, action)[0].sum()
-    values = policy.predict_values(observation).sum() + evaluate_values(policy, observation, action).sum()
-    if isinstance(policy, QCriticMixin) and policy.q_critic:
-        first_action = th.zeros(1, device=policy.device)
-        values = values + sum(part.sum() for part in policy.predict_values_and_q(observation, first_action))
-    actor, critic = _reached(log_prob, policy), _reached(values, policy)
-    with th.no_grad():
-        policy.get_distribution(observation)  # the policy keeps the last one, and a graph in it could not be copied
+    frozen = [parameter for parameter in policy.parameters() if not parameter.requires_grad]
+    for parameter in frozen:  # for this once: it may learn later
+        parameter.requires_grad = parameter.is_floating_point()
+    try:
+        actor, critic = _dependencies(policy)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
     shared = [name for name, parameter in policy.named_parameters() if id(parameter) in actor & critic]
     if shared:
         raise ValueError(
@@ -184,6 +184,36 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
         )
     parameters = list(policy.parameters())
     return [p for p in parameters if id(p) not in critic], [p for p in parameters if id(p) in critic]
+
+
+def _dependencies(policy: SB3ActorCriticPolicy) -> tuple[set[int], set[int]]:
+    """Identities of the parameters that log-probabilities depend on, and of those that values do."""
+    observation = sample_observation(policy)
+    action = policy.get_distribution(observation).get_actions(deterministic=True).detach()
+    log_prob = evaluate_log_probs(policy, observation, action)[0].sum()
+    values = policy.predict_values(observation).sum() + evaluate_values(policy, observation, action).sum()
+    if getattr(policy, "q_critic", False):
+        first_action = th.zeros(1, device=policy.device)
+        with_q: Any = policy  # a QCriticMixin, or one that torch.compile has wrapped
+        values = values + sum(part.sum() for part in with_q.predict_values_and_q(observation, first_action))
+    actor, critic = _reached(log_prob, policy), _reached(values, policy)
+    with th.no_grad():
+        policy.get_distribution(observation)  # the policy keeps the last one, and a graph in it could not be copied
+    return actor, critic
+
+
+def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
+    """Whether the two optimizers are there, and each has weights of its own, all of them the policy's.
+
+    They are not after a layer was replaced, or another policy was put in, with one optimizer for all as SB3's have.
+    """
+    critic = getattr(policy, "critic_optimizer", None)
+    if critic is None:
+        return False
+    groups = [*policy.optimizer.param_groups, *critic.param_groups]
+    weights = [id(weight) for group in groups for weight in group["params"]]
+    of_critic = [id(weight) for group in critic.param_groups for weight in group["params"]]
+    return len(weights) == len(set(weights)) and {*of_critic} <= {id(weight) for weight in policy.parameters()}
 
 
 def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float) -> None:
@@ -212,6 +242,7 @@ def learns(optimizer: th.optim.Optimizer) -> bool:
 
 def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:
     """Whether the policy has its own version of one of SB3's methods, by subclassing or on the instance."""
+    policy = getattr(policy, "_orig_mod", policy)  # of torch.compile
     return any(
         name in vars(policy) or getattr(type(policy), name) is not getattr(SB3ActorCriticPolicy, name) for name in names
     )

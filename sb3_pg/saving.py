@@ -261,17 +261,12 @@ class SavingMixin(OnPolicyAlgorithm):
                 close = difflib.get_close_matches(name, accepted, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(f"{name}={kwargs[name]!r} is not a parameter of {cls.__name__}{hint}")
-            if name in _OF_THE_OPTIMIZER:
-                raise ValueError(
-                    f"{name}={kwargs[name]!r} cannot be changed by load(), since the file holds the optimizer's state; "
-                    "accepted is a new model, whose weights set_parameters() takes from the file"
-                )
         if "stats_window_size" in kwargs:
             kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         names, state = _read(path)
         cls._check_file(path, names, kwargs)
-        if kwargs.get("policy_kwargs") is not None:
-            kwargs["policy_kwargs"] = {**cls._added_to(path, custom_objects), **kwargs["policy_kwargs"]}
+        if kwargs.keys() & {"policy_kwargs", *_OF_THE_OPTIMIZER}:
+            kwargs = cls._on_top_of(_policy_kwargs_of(path, custom_objects), kwargs)
         model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
         if state is not None and "training_state" not in (custom_objects or {}):
             if force_reset:
@@ -281,12 +276,26 @@ class SavingMixin(OnPolicyAlgorithm):
         return model
 
     @classmethod
-    def _added_to(cls, path: File, custom_objects: dict[str, Any] | None) -> dict[str, Any]:
-        """What the constructor had added to the ``policy_kwargs`` of the model in a file."""
-        saved, _, _ = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")
-        if isinstance(path, io.BufferedIOBase):
-            path.seek(0)
-        return {key: value for key, value in (saved or {})["policy_kwargs"].items() if key in cls._added_policy_kwargs}
+    def _on_top_of(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        """What load() is asked to change, with what the constructor had added to the ``policy_kwargs`` in the file.
+
+        :param saved: these ``policy_kwargs``
+        :raises ValueError: when the optimizer would be another one
+        """
+        is_rms_prop = saved.get("optimizer_class") is th.optim.RMSprop
+        there = {"use_rms_prop": is_rms_prop, "rms_prop_eps": saved.get("optimizer_kwargs", {}).get("eps")}
+        for name in _OF_THE_OPTIMIZER:
+            # RL Zoo gives all of a block's values to load(): those that are so already are no change
+            if name in changes and changes[name] != there[name]:
+                raise ValueError(
+                    f"{name}={changes[name]!r} cannot be changed by load(), since the file holds the optimizer's "
+                    "state; accepted is a new model, whose weights set_parameters() takes from the file"
+                )
+        kept = {name: value for name, value in changes.items() if name not in _OF_THE_OPTIMIZER}
+        if kept.get("policy_kwargs") is not None:
+            added = {key: value for key, value in saved.items() if key in cls._added_policy_kwargs}
+            kept["policy_kwargs"] = {**added, **kept["policy_kwargs"]}
+        return kept
 
     @classmethod
     def _check_file(cls, path: File, saved: dict[str, Any], changes: dict[str, Any]) -> None:  # noqa: ARG003
@@ -363,6 +372,13 @@ def _opened(path: File) -> Iterator[zipfile.ZipFile]:
             file.seek(0)
         else:
             file.close()
+
+
+def _policy_kwargs_of(path: File, custom_objects: dict[str, Any] | None) -> dict[str, Any]:
+    saved, _, _ = load_from_zip_file(path, custom_objects=custom_objects, device="cpu")
+    if isinstance(path, io.BufferedIOBase):
+        path.seek(0)
+    return dict((saved or {})["policy_kwargs"])
 
 
 def _read(path: File) -> tuple[dict[str, Any], bytes | None]:

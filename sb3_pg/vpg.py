@@ -36,6 +36,7 @@ from sb3_pg.policies import (
     QCriticMixin,
     evaluate_log_probs,
     evaluate_values,
+    has_split_optimizers,
     learns,
     split_optimizers,
     use_numpy_tanh,
@@ -266,8 +267,9 @@ class VPG(SavingMixin):
         return check_bounds(as_schedule(value, name)(self._current_progress_remaining), name)
 
     def _vf_learning_rate(self) -> float:
-        rate = self.learning_rate if self.vf_learning_rate is None else self.vf_learning_rate
-        return self._now(rate, "vf_learning_rate")
+        if self.vf_learning_rate is None:
+            return check_bounds(self.lr_schedule(self._current_progress_remaining), "learning_rate")
+        return self._now(self.vf_learning_rate, "vf_learning_rate")
 
     @property
     def _batch_rule(self) -> BatchRule:
@@ -350,7 +352,14 @@ class VPG(SavingMixin):
         buffer.check_estimates("returns")
 
     def _warn_if_nothing_is_left(self, psi: NDArray[Any], buffer: TrajectoryBuffer) -> None:
-        """A mean over the batch is all there is to a batch of one episode."""
+        """A mean over the batch is all there is to a batch of one episode, and any normalisation to one of one step."""
+        if buffer.n_valid == 1 and self.normalize_advantage is not False:
+            warnings.warn(
+                f"normalize_advantage={self.normalize_advantage!r} makes the advantage of this batch of one step zero: "
+                "nothing is learnt from it. More environments or episodes, or normalize_advantage=False, may help",
+                UserWarning,
+                stacklevel=2,
+            )
         is_a_mean = self.baseline in ("mean", "time_mean")
         if is_a_mean and psi.any() and np.abs(buffer.advantages).max() <= 1e-6 * np.abs(psi).max():  # by rounding
             warnings.warn(
@@ -629,6 +638,8 @@ class VPG(SavingMixin):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.verbose >= 1:
             print(f"Actions are drawn by {describe_actor(self.policy, self.per_step_values)}")
+        if not (self.joint_optimizer or has_split_optimizers(self.policy)):
+            split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
         with collecting(self, self.env, lambda: "the start of learn(), before the first step"):
             return super()._setup_learn(*args, **kwargs)
 

@@ -119,6 +119,24 @@ def test_hooks_and_integer_observations_are_not_taken() -> None:
     assert "Box of numbers" in why_not_numpy_critic(whole_numbers)
 
 
+@pytest.mark.parametrize("hook", ["on a weight", "after a weight's gradient", "on a module"])
+def test_hooks_on_the_gradient_are_run(hook: str) -> None:
+    model = tiny()
+    head = model.policy.value_net
+    before = head.weight.detach().clone()
+    calls: list[Any] = []
+    if hook == "on a weight":
+        head.weight.register_hook(lambda gradient: calls.append(gradient) or 0 * gradient)
+    elif hook == "after a weight's gradient":
+        head.weight.register_post_accumulate_grad_hook(lambda weight: calls.append(weight.grad.zero_()))
+    else:
+        head.register_full_backward_hook(lambda *_: calls.append(None))
+    assert why_not_numpy_critic(model.policy) == "hooks on the gradient"
+    model.learn(32)
+    assert calls
+    assert th.equal(head.weight, before) == (hook != "on a module")
+
+
 @pytest.mark.parametrize("per_step_values", [False, True])
 @pytest.mark.parametrize("frozen", ["actor", "critic"])
 def test_one_of_actor_and_critic_learns_where_the_other_is_frozen(frozen: str, per_step_values: bool) -> None:

@@ -19,6 +19,7 @@ from sb3_pg.policies import (
     MultiInputActorCriticPolicy,
     NumpyTanh,
     evaluate_log_probs,
+    has_split_optimizers,
     is_plain_mlp,
     overrides,
     sample_observation,
@@ -273,6 +274,28 @@ def test_the_two_optimizers_have_every_parameter_of_unusual_policies_too(kwargs:
     assert sorted(both) == sorted(map(id, policy.parameters()))
 
 
+def test_a_frozen_weight_is_given_to_whom_it_belongs_and_stays_frozen() -> None:
+    policy = build()
+    policy.value_net.weight.requires_grad = policy.action_net.weight.requires_grad = False
+    actor, critic = split_parameters(policy)
+    assert any(weight is policy.value_net.weight for weight in critic)
+    assert any(weight is policy.action_net.weight for weight in actor)
+    assert not policy.value_net.weight.requires_grad
+    assert not policy.action_net.weight.requires_grad
+
+
+def test_it_is_seen_where_the_two_optimizers_are_no_longer_the_policys() -> None:
+    policy = build()
+    assert not has_split_optimizers(policy)
+    split_optimizers(policy, 0.1, 0.1)
+    assert has_split_optimizers(policy)
+    of_both, policy.optimizer = policy.optimizer, th.optim.Adam(policy.parameters())
+    assert not has_split_optimizers(policy)
+    policy.optimizer = of_both
+    policy.value_net = nn.Linear(4, 1)
+    assert not has_split_optimizers(policy)
+
+
 def test_each_optimizer_has_its_learning_rate_and_the_policys_class_and_settings() -> None:
     policy = build(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.9, eps=1e-3))
     split_optimizers(policy, 0.1, 0.2)
@@ -341,6 +364,13 @@ def test_a_q_critic_for_other_than_discrete_actions_is_refused(name: str) -> Non
         build(action_space=ACTION_SPACES[name], q_critic=True)
     assert str(error.value).endswith(str(ACTION_SPACES[name]))
     assert "estimator='q'" in str(error.value)
+
+
+def test_sb3s_own_class_loads_a_policy_without_a_q_critic(tmp_path: Any) -> None:
+    policy = build()
+    policy.save(tmp_path / "policy")
+    loaded = SB3ActorCriticPolicy.load(tmp_path / "policy")
+    assert all(map(th.equal, loaded.parameters(), policy.parameters()))
 
 
 def test_without_being_asked_for_there_is_no_q_critic() -> None:
@@ -414,6 +444,10 @@ def test_a_method_of_a_subclass_of_a_subclass_is_seen() -> None:
         """Nothing of its own."""
 
     assert overrides(build(Deeper), "predict_values")
+
+
+def test_a_compiled_policy_overrides_what_the_policy_in_it_does() -> None:
+    assert not overrides(th.compile(build(), backend="eager"), "forward", "evaluate_actions")  # type: ignore[arg-type]
 
 
 def test_a_method_put_on_the_instance_is_seen() -> None:

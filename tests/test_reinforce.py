@@ -97,3 +97,13 @@ def test_a_batch_of_which_the_baseline_leaves_nothing_is_warned_of(baseline: str
     model = tiny(lambda: ScriptedEnv([20]), algorithm=REINFORCE, baseline=baseline, **kwargs)
     with pytest.warns(UserWarning, match=f"baseline='{baseline}' makes every advantage of this batch zero"):
         model.learn(20)
+
+
+@pytest.mark.parametrize("normalize_advantage", [True, "center"])
+def test_a_batch_of_one_step_of_which_normalisation_leaves_nothing_is_warned_of(normalize_advantage: Any) -> None:
+    kwargs: Any = dict(algorithm=REINFORCE, n_episodes=1, n_steps=1)
+    with pytest.warns(UserWarning, match=f"normalize_advantage={normalize_advantage!r} makes the advantage"):
+        tiny(lambda: ScriptedEnv([1]), normalize_advantage=normalize_advantage, **kwargs).learn(2)
+    model = tiny(lambda: ScriptedEnv([1]), normalize_advantage=False, **kwargs)
+    before = weights(model)
+    assert not same(weights(model.learn(2)), before)

@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from gymnasium.vector import SyncVectorEnv
 from helpers import ACTION_SPACES, DICT, RandomEnv, one_rollout, same, tiny, weights
 from stable_baselines3 import A2C
@@ -34,7 +35,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from sb3_pg import REINFORCE, VPG, training_state
 from sb3_pg.rollout import env_state
@@ -161,6 +162,74 @@ class Unkept(Toy):
     def __init__(self) -> None:
         super().__init__()
         self.engine = Engine()
+
+
+class Linked(Toy):
+    """Keeps a simulator under the name that wrappers have for the environment in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.env = self.coin
+
+
+class Outer(Toy):
+    """Steps another environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Toy()
+
+
+class Viewed(Toy):
+    """Two attributes are views of a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = np.zeros(2)
+        self.position, self.velocity = self.state[:1], self.state[1:]
+
+
+class Remade(EzPickle):
+    """Comes out of a pickle as it was constructed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Handle:
+    """Closes something outside of Python when it goes."""
+
+    n_closed = 0
+
+    def __del__(self) -> None:
+        Handle.n_closed += 1
+
+
+class Proxy:
+    """Can be pickled, and not be unpickled: then it looks for what it hands on to before it is there."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.target, name)
+
+
+def with_attribute(name: str, make: Callable[[], Any]) -> Callable[[], VecEnv]:
+    def build() -> VecEnv:
+        env = vectorised(Toy)
+        setattr(env.envs[0].unwrapped, name, make())  # type: ignore[attr-defined]
+        return env
+
+    return build
+
+
+def controlled_cheetah() -> VecEnv:
+    """An object in the environment has its simulation."""
+    env = vectorised("HalfCheetah-v5")
+    inner = env.envs[0].unwrapped  # type: ignore[attr-defined]
+    inner.controller = SimpleNamespace(data=inner.data)
+    return env
 
 
 class Furnished(Toy):
@@ -315,6 +384,7 @@ CASES: dict[str, Case] = {
     "native CartPoles": Case(native_cartpoles),
     "SyncVectorEnv": Case(synchronous_cartpoles, **STEPS, count=41),
     "many attributes": Case(partial(vectorised, Toy, 2)),
+    "a simulator called env": Case(partial(vectorised, Linked, 2), **STEPS, count=41),
     "an environment that clones its state": Case(partial(vectorised, Native, 2), **STEPS, count=41),
     # A schedule needs to know the end: the first process was asked for the whole run
     "schedule, saved after a step": Case(
@@ -421,6 +491,30 @@ DIFFERENCES: dict[str, tuple[Callable[[], VecEnv], Callable[[], VecEnv], dict[st
     "a simulator": (
         partial(vectorised, Unkept, 2), partial(vectorised, Unkept, 2), {},
         "all environments begin new episodes: engine of Unkept cannot be pickled",
+    ),
+    "views of one array": (
+        partial(vectorised, Viewed), partial(vectorised, Viewed), {},
+        "the environment begins a new episode: arrays among their attributes are views of the same numbers",
+    ),
+    "an environment of its own": (
+        partial(vectorised, Outer), partial(vectorised, Outer), {},
+        "the environment begins a new episode: inner of Outer is an environment of its own",
+    ),
+    "a simulation in an object": (
+        controlled_cheetah, controlled_cheetah, {},
+        "the environment begins a new episode: controller of HalfCheetahEnv cannot be pickled .it holds a simulation",
+    ),
+    "an EzPickle": (
+        with_attribute("part", Remade), with_attribute("part", Remade), {},
+        "the environment begins a new episode: part of Toy cannot be pickled .it holds an EzPickle",
+    ),
+    "a handle": (
+        with_attribute("handle", Handle), with_attribute("handle", Handle), {},
+        "the environment begins a new episode: handle of Toy cannot be pickled .it holds something that is closed",
+    ),
+    "what cannot be unpickled": (
+        with_attribute("proxy", lambda: Proxy([1])), with_attribute("proxy", lambda: Proxy([1])), {},
+        "the environment begins a new episode: their state cannot be read .RecursionError",
     ),
     "another parameter": (
         partial(vectorised, Toy, 2), partial(vectorised, partial(Toy, scale=2.0), 2), {},
@@ -818,6 +912,37 @@ def test_an_attribute_that_holds_the_environment_is_not_copied_with_it(tmp_path:
     tiny(env).learn(16).save(tmp_path / "model")
     with pytest.warns(UserWarning, match="helper of Toy cannot be pickled .it holds an environment"):
         VPG.load(tmp_path / "model", vectorised(Toy), device="cpu").learn(16, reset_num_timesteps=False)
+
+
+def test_training_closes_nothing_that_an_environment_holds(tmp_path: Path) -> None:
+    env = with_attribute("handle", Handle)()
+    before = Handle.n_closed
+    tiny(env).learn(32).save(tmp_path / "model")
+    tiny(env).learn(32)
+    assert Handle.n_closed == before
+
+
+@pytest.mark.filterwarnings("ignore:The environment is already wrapped with a `Monitor`")
+def test_the_statistics_of_vec_monitor_are_no_hindrance(tmp_path: Path) -> None:
+    tiny(VecMonitor(vectorised(Toy, 2))).learn(64).save(tmp_path / "model")
+    whole = tiny(VecMonitor(vectorised(Toy, 2))).learn(128)
+    loaded = VPG.load(tmp_path / "model", VecMonitor(vectorised(Toy, 2)), device="cpu")
+    assert same(weights(loaded.learn(64, reset_num_timesteps=False)), weights(whole))
+
+
+def test_only_a_monitors_list_of_returns_says_that_an_episode_has_ended() -> None:
+    def recorded() -> gym.Env[Any, Any]:
+        return gym.wrappers.RecordEpisodeStatistics(Toy())
+
+    env = vectorised(recorded)
+    keeper = env_state.EnvironmentKeeper(env)
+    env.reset()
+    for n_steps, expected in ((3, []), (9, ["environment 0"])):
+        for _ in range(n_steps):
+            env.step(np.ones(1, dtype=int))
+        state = keeper.take()
+        assert state is not None
+        assert list(dict.fromkeys(state["have_ended"])) == expected
 
 
 def test_attributes_that_come_later_are_kept_too(tmp_path: Path) -> None:

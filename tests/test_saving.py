@@ -25,7 +25,7 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
-from sb3_pg import REINFORCE, VPG
+from sb3_pg import REINFORCE, VPG, TunableA2C
 
 
 def random_env(n_envs: int = 1, space: Any = ACTION_SPACES[1], seed: int = 9, **kwargs: Any) -> Any:
@@ -540,6 +540,20 @@ def test_how_the_optimizer_is_built_cannot_be_changed_at_loading(tmp_path: Path,
     tiny().save(tmp_path / "model")
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* cannot be changed by load.*set_parameters"):
         VPG.load(tmp_path / "model", **wrong)
+
+
+@pytest.mark.parametrize("algorithm", [VPG, TunableA2C])
+@pytest.mark.parametrize("use_rms_prop", [True, False])
+def test_how_the_optimizer_was_built_may_be_said_again_at_loading(
+    tmp_path: Path, algorithm: Any, use_rms_prop: bool
+) -> None:
+    built = dict(use_rms_prop=use_rms_prop, **(dict(rms_prop_eps=1e-4) if use_rms_prop else {}))
+    model = tiny(algorithm=algorithm, **built).learn(16)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", random_env(), **built)
+    assert same(weights(loaded), weights(model))
+    with pytest.raises(ValueError, match=r"use_rms_prop=.* cannot be changed"):
+        algorithm.load(tmp_path / "model", use_rms_prop=not use_rms_prop)
 
 
 def test_the_window_of_the_logged_means_can_be_changed_at_loading(tmp_path: Path) -> None:

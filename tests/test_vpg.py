@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_pg import REINFORCE, VPG
+from sb3_pg import REINFORCE, VPG, TunableA2C
+from sb3_pg.policies import has_split_optimizers
 
 SGD = dict(optimizer_class=th.optim.SGD)
 
@@ -311,6 +313,44 @@ def test_without_a_rate_of_its_own_the_critic_has_the_actors() -> None:
     model = tiny(learning_rate="lin_0.01").learn(32)
     model.learn(16 * 4)
     assert model.policy.critic_optimizer.param_groups[0]["lr"] == model.policy.optimizer.param_groups[0]["lr"] == 0.0
+
+
+def test_without_a_rate_of_its_own_the_critic_follows_a_schedule_that_a_callback_puts_in() -> None:
+    model = tiny()
+    model.lr_schedule = lambda _: 1e-5
+    model.learn(16)
+    for optimizer in (model.policy.optimizer, model.policy.critic_optimizer):
+        assert optimizer.param_groups[0]["lr"] == 1e-5
+
+
+def test_a_layer_that_was_replaced_is_trained() -> None:
+    model = tiny()
+    model.policy.value_net = th.nn.Linear(8, 1)
+    model.policy.optimizer = model.policy.optimizer_class(model.policy.parameters(), lr=1e-3)  # as SB3 needs it
+    before = model.policy.value_net.weight.detach().clone()
+    model.learn(16)
+    assert not th.equal(model.policy.value_net.weight, before)
+    assert has_split_optimizers(model.policy)
+
+
+def test_a_policy_that_was_loaded_from_a_file_is_trained(tmp_path: Path) -> None:
+    tiny().policy.save(tmp_path / "policy")
+    model = tiny()
+    model.policy = type(model.policy).load(tmp_path / "policy")
+    before = weights(model)
+    assert not same(weights(model.learn(16)), before)
+
+
+@pytest.mark.parametrize("algorithm", [VPG, REINFORCE, partial(TunableA2C, gae_lambda="auto")])
+def test_a_compiled_policy_trains_as_the_policy_in_it(algorithm: Any) -> None:
+    results = []
+    for compiles in (False, True):
+        model = algorithm("MlpPolicy", "CartPole-v1", n_steps=32, seed=0, device="cpu")
+        if compiles:
+            model.policy = th.compile(model.policy, backend="eager")
+        model.learn(64)
+        results.append([*model.policy.parameters()])
+    assert all(map(th.equal, *results))
 
 
 def test_the_joint_optimizer_follows_its_schedule() -> None:

@@ -58,6 +58,8 @@ class Trajectories:
             raise ValueError(
                 f"rewards has shape {shape}; expected (n_steps, n_envs) with at least one step and environment"
             )
+        if self.rewards.dtype.kind in "biu":  # sums of them are discounted
+            self.rewards = self.rewards.astype(np.float32)
         self.values = np.zeros_like(self.rewards) if self.values is None else self.values
         self.next_values = np.zeros_like(self.rewards) if self.next_values is None else self.next_values
         for name in ("dones", "values", "next_values", "times", "valid", "q_values"):

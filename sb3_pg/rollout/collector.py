@@ -22,7 +22,7 @@ from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
 from sb3_pg.rollout.buffer import TerminalObservation, TrajectoryBuffer, not_finite, refuse
-from sb3_pg.rollout.observations import Observations, piece_slices, take_rows
+from sb3_pg.rollout.observations import Observations, own, piece_slices, take_rows
 
 # A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
 LONGEST_EPISODE = 200_000
@@ -243,14 +243,14 @@ def _has_episode(infos: list[dict[str, Any]]) -> bool:
 
 
 def time_limits(step: int, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> list[TerminalObservation]:
-    """Terminal observations of the episodes that a time limit ended at this step.
+    """Terminal observations of the episodes that a time limit ended at this step; copies, to be looked at later.
 
     :param step: its number in the rollout
     :param dones: shape ``(n_envs,)``
     :param infos: one for each environment
     """
     return [
-        TerminalObservation(step, int(i), infos[i]["terminal_observation"])
+        TerminalObservation(step, int(i), own(infos[i]["terminal_observation"]))
         for i in np.flatnonzero(dones)
         if infos[i].get("TimeLimit.truncated", False) and infos[i].get("terminal_observation") is not None
     ]

@@ -17,13 +17,16 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from itertools import combinations
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.utils import EzPickle
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import PassiveEnvChecker, RecordVideo
+from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -39,10 +42,13 @@ from sb3_pg.rollout.vec_env import VectorEnvAdapter
 State = dict[str, Any]
 Space = spaces.Space[Any]
 
-# Links between layers, names, paths, drawing, and what only repeats the constructor's arguments
+# Links between layers
+_LINKS = frozenset({"env", "venv"})
+# These links, names, paths, drawing, and what only repeats the constructor's arguments
 _NOT_STATE = frozenset(
-    {"env", "venv", "spec", "_cached_spec", "metadata", "_metadata", "render_mode", "fullpath", "_np_random_seed"}
+    {"spec", "_cached_spec", "metadata", "_metadata", "render_mode", "fullpath", "_np_random_seed"}
     | {"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}
+    | _LINKS
 )
 _NOT_STATE_OF: dict[type, frozenset[str]] = {
     VecEnv: frozenset(
@@ -138,13 +144,42 @@ class _Meter:
 
 
 class _Trial(pickle.Pickler):
-    """Refuses what holds an environment: its copy would be another environment."""
+    """Refuses what a copy would tear apart, and takes note of all arrays."""
+
+    def __init__(self, file: _Meter) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self.arrays: list[NDArray[Any]] = []
 
     def reducer_override(self, obj: Any) -> Any:
         """See :meth:`pickle.Pickler.reducer_override`."""
-        if isinstance(obj, _ENVIRONMENTS):
+        if isinstance(obj, np.ndarray):
+            self.arrays.append(obj)
+        elif isinstance(obj, _ENVIRONMENTS):
             raise pickle.PicklingError("it holds an environment")
+        elif _is_mujoco(obj):
+            raise pickle.PicklingError("it holds a simulation, of which a copy would be another")
+        elif isinstance(obj, EzPickle):
+            raise pickle.PicklingError("it holds an EzPickle, which comes back as it was constructed")
+        elif hasattr(type(obj), "__del__"):
+            raise pickle.PicklingError("it holds something that is closed when its copy goes")
         return NotImplemented
+
+
+def _is_mujoco(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ in ("MjData", "MjModel") and str(kind.__module__).split(".")[0] == "mujoco"
+
+
+def _shares_memory(arrays: list[NDArray[Any]]) -> bool:
+    """Whether two of them are views of the same numbers: pickled, each would get numbers of its own."""
+    families: dict[int, dict[int, NDArray[Any]]] = {}
+    for array in arrays:
+        root: Any = array
+        while isinstance(root, np.ndarray) and root.base is not None:
+            root = root.base
+        if array.size and array.flags.writeable:
+            families.setdefault(id(root), {})[id(array)] = array
+    return any(np.may_share_memory(*pair) for views in families.values() for pair in combinations(views.values(), 2))
 
 
 # -- what there is to keep -------------------------------------------------------------------------------------------
@@ -270,10 +305,13 @@ class _Layer:
 
     That is tried: state is what can be pickled and is no function, space, file or drawing surface.
 
+    :param label: for messages
+    :param layer: the wrapper or environment
+    :param chain: identities of all layers, which may be attributes of each other
     :raises NotKeptError: when there is something else
     """
 
-    def __init__(self, label: str, layer: Any) -> None:
+    def __init__(self, label: str, layer: Any, chain: set[int]) -> None:
         # RL Zoo puts its PatchedTimeLimit in the place of TimeLimit, with the same attributes, when it is imported
         self.label, self.kind = label, type(layer).__qualname__.removeprefix("Patched")
         self.attributes = vars(layer)
@@ -282,6 +320,8 @@ class _Layer:
         self.missing: list[str] = []
         self.spaces: list[Space] = []
         self.simulations: list[_MujocoSimulation | _Emulator] = []
+        self.arrays: list[NDArray[Any]] = []
+        """All that its state is made of."""
         self.given: set[str] = set()
         """Those that have the name of a parameter of the constructor."""
         self.registered = _registered_kwargs(layer)
@@ -296,8 +336,17 @@ class _Layer:
         more = [names for kind, names in _NOT_STATE_OF.items() if isinstance(layer, kind)]
         skipped = _NOT_STATE.union(*more)
         for name, value in self.attributes.items():
-            if name not in skipped and not (value is None and name in _USUALLY_NONE):
-                self._consider(name, value, clones)
+            if value is None and name in _USUALLY_NONE:
+                continue
+            try:
+                is_environment = isinstance(value, _ENVIRONMENTS)
+            except ReferenceError as error:  # of a weak reference to something that is gone
+                raise NotKeptError(f"{name} of {self.kind} cannot be read ({error})") from error
+            if name in skipped and (is_environment or name not in _LINKS):
+                continue
+            if is_environment and id(value) not in chain:
+                raise NotKeptError(f"{name} of {self.kind} is an environment of its own")
+            self._consider(name, value, clones)
         parameters = _parameters(type(layer))
         self.given = {name for name in self.names if name.removeprefix("_") in parameters}
 
@@ -314,17 +363,17 @@ class _Layer:
         }
 
     def _consider(self, name: str, value: Any, clones: bool) -> None:
-        module, kind = type(value).__module__, type(value).__name__
         if isinstance(value, spaces.Space):
             self.spaces += with_parts(value)
-        elif module.split(".")[0] == "mujoco" and kind in ("MjData", "MjModel"):
-            if kind == "MjData":
+        elif _is_mujoco(value):
+            if type(value).__name__ == "MjData":
                 self.simulations.append(_MujocoSimulation(self.attributes, name))
-        elif not (isinstance(value, _STATIC) or module.startswith(_DRAWING)):
+        elif not (isinstance(value, _STATIC) or str(type(value).__module__).startswith(_DRAWING)):
             # A method of an object that is put back has to be that of the new object
             is_method = isinstance(value, types.MethodType)
             try:
-                _Trial(_Meter(), pickle.HIGHEST_PROTOCOL).dump(value)
+                trial = _Trial(_Meter())
+                trial.dump(value)
             except _TooLargeError:
                 self.missing.append(f"{name} of {self.kind} is not in the file, and taken to be the same")
             except Exception as error:
@@ -332,6 +381,7 @@ class _Layer:
                     raise NotKeptError(f"{name} of {self.kind} cannot be pickled ({error})") from error
             else:
                 self.names.append(name)
+                self.arrays += trial.arrays
 
 
 def _registered_kwargs(layer: Any) -> dict[str, bytes]:
@@ -353,7 +403,8 @@ def _parameters(kind: type) -> set[str]:
 class EnvironmentKeeper:
     """Reads the state of all environments behind a VecEnv, and puts it back.
 
-    Everything is pickled at once, so that an object that several attributes share stays shared.
+    Everything is pickled at once, so that an object that several attributes share stays shared. Where that does not
+    hold, as for two views of one array, nothing is kept, and new episodes begin.
 
     :param env: the training environment, with its wrappers
     """
@@ -375,7 +426,11 @@ class EnvironmentKeeper:
     def _plan(self) -> None:
         self._planned_bytes, self._has_grown, self._is_planned = 0, False, True
         try:
-            self._layers = [_Layer(label, layer) for label, layer in _layers_of(self.env)]
+            layers = list(_layers_of(self.env))
+            chain = {id(layer) for _, layer in layers}
+            self._layers = [_Layer(label, layer, chain) for label, layer in layers]
+            if _shares_memory([array for layer in self._layers for array in layer.arrays]):
+                raise NotKeptError("arrays among their attributes are views of the same numbers")
         except NotKeptError as reason:
             self._layers, self.why_not = [], str(reason)
         self._spaces = [space for layer in self._layers for space in layer.spaces]
@@ -405,8 +460,9 @@ class EnvironmentKeeper:
         self._planned_bytes = self._planned_bytes or n_bytes
         self._has_grown = n_bytes > 2 * self._planned_bytes  # an attribute may have become too large
         if self._given is None:
-            began = zip(self._layers, pickle.loads(pickled)[0], strict=True)
-            self._given = [layer.what_may_be_given(values) for layer, values in began]
+            # Not read until it is needed: some objects do not live as long as their copies
+            pairs = zip(self._layers, values, strict=True)
+            self._given = [dumps(layer.what_may_be_given(each)) for layer, each in pairs]
         return {
             "layers": [(layer.label, layer.kind, layer.names) for layer in self._layers],
             "values": pickled,
@@ -419,7 +475,8 @@ class EnvironmentKeeper:
 
     def _have_ended(self) -> list[str]:
         """Labels of the environments of which a Monitor has seen an episode's end."""
-        return [layer.label for layer in self._layers if layer.attributes.get("episode_returns")]
+        seen = ((layer.label, layer.attributes.get("episode_returns")) for layer in self._layers)
+        return [label for label, returns in seen if isinstance(returns, list) and returns]
 
     def pack(self, state: State) -> State:
         """What :meth:`take` gave last, in a form that can be pickled."""
@@ -476,7 +533,7 @@ class EnvironmentKeeper:
                 if not _same(*both):
                     yield f"{name} of {layer.label} is {reprlib.repr(both[0])} and was {reprlib.repr(both[1])}"
         for layer, state, began in zip(self._layers, states, saved["given"], strict=True):
-            for name, value in began.items():
+            for name, value in pickle.loads(began).items():
                 now, then = layer.attributes.get(name), state.get(name)
                 counts = name in layer.given or layer.label in saved.get("have_ended", ())
                 if counts and _same(value, then) and not _same(now, then):

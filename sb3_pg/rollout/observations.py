@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch as th
 from numpy.typing import NDArray
 
@@ -31,3 +32,12 @@ def take_rows(observations: Any, rows: slice | th.Tensor | NDArray[Any]) -> Any:
     if isinstance(observations, dict):
         return {key: part[rows] for key, part in observations.items()}
     return observations[rows]
+
+
+def own(observation: Any) -> Any:
+    """A copy, since an environment may write its next observation into the same array."""
+    if isinstance(observation, dict):
+        return {key: own(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(own(part) for part in observation)
+    return np.array(observation)

@@ -24,6 +24,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs
 
+from sb3_pg.rollout.observations import own
+
 Array = NDArray[Any]
 
 
@@ -63,7 +65,7 @@ class LeanVecEnv(DummyVecEnv):
             info = {**info, "TimeLimit.truncated": truncated and not terminated}
             if terminated or truncated:
                 dones[index] = True
-                info["terminal_observation"] = _own(observation)
+                info["terminal_observation"] = own(observation)
                 observation, self.reset_infos[index] = env.reset()
             observations.append(observation)
             infos.append(info)
@@ -82,15 +84,6 @@ class LeanVecEnv(DummyVecEnv):
             for index, observation in enumerate(observations):
                 parts[key][index] = observation[key]
         return dict_to_obs(self.observation_space, parts)
-
-
-def _own(observation: Any) -> Any:
-    """A copy, since an environment may write its next observation into the same array."""
-    if isinstance(observation, dict):
-        return {key: _own(part) for key, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_own(part) for part in observation)
-    return np.array(observation)
 
 
 class VectorEnvAdapter(VecEnv):

@@ -749,3 +749,11 @@ def test_advantages_that_are_all_equal_become_zero_and_not_what_rounding_leaves(
     equal = np.full((7, 3), 0.1, dtype=np.float32)
     assert equal.mean() != equal[0, 0]  # by rounding
     assert not standardize(equal, np.ones((7, 3), dtype=bool), scale=scale).any()
+
+
+@pytest.mark.parametrize("dtype", [int, bool, np.uint8])
+def test_whole_numbers_as_rewards_are_not_cut_off(dtype: Any) -> None:
+    trajectories = Trajectories(np.ones((4, 1), dtype), np.array([[False], [False], [False], [True]]))
+    expected = [[1.875], [1.75], [1.5], [1.0]]
+    np.testing.assert_allclose(gae(trajectories, gamma=1.0, gae_lambda=0.5), expected)
+    np.testing.assert_allclose(reward_to_go(trajectories, gamma=0.5, gae_lambda=1.0), expected)

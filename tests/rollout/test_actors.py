@@ -288,6 +288,15 @@ def test_policies_that_override_how_features_are_extracted_are_asked_through_for
     assert choice(tiny(policy=overriding("extract_features"))) == "ForwardActor"
 
 
+def test_hooks_on_the_policy_itself_are_run_at_every_step() -> None:
+    model = tiny()
+    calls: list[Any] = []
+    model.policy.register_forward_hook(lambda *_: calls.append(None))
+    model.learn(32)
+    assert len(calls) == 32
+    assert describe_actor(model.policy, False) == "policy.forward at every step (hooks on the policy)"
+
+
 def test_policies_that_override_forward_are_asked_through_forward() -> None:
     assert choice(tiny(policy=overriding("forward"))) == "ForwardActor"
     assert choice(tiny(per_step_values=True)) == "ForwardActor"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, set_linear_critic, tiny, weights
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback
@@ -362,6 +363,27 @@ def test_with_vecnormalize_observations_are_stored_as_the_policy_saw_them() -> N
     buffer = one_rollout(model)
     np.testing.assert_allclose(buffer.observations[1:], [each[0] for each in returned[:-1]], rtol=1e-6)
     np.testing.assert_allclose(buffer.rewards, [each[1] for each in returned], rtol=1e-6)
+
+
+class ReusingVecEnv(DummyVecEnv):
+    """Hands out its last observation of an episode in the same array each time."""
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = super().step_wait()
+        for index in np.flatnonzero(dones):
+            if not hasattr(self, "kept"):
+                self.kept = np.array(infos[index]["terminal_observation"])
+            self.kept[...] = infos[index]["terminal_observation"]
+            infos[index]["terminal_observation"] = self.kept
+        return observations, rewards, dones, infos
+
+
+def test_an_environment_that_writes_over_its_last_observation_does_not_change_bootstrap_values() -> None:
+    returns = [
+        one_rollout(tiny(kind([lambda: TimeLimit(RandomEnv(ACTION_SPACES[1]), 3)]), n_steps=32)).returns
+        for kind in (DummyVecEnv, ReusingVecEnv)
+    ]
+    np.testing.assert_array_equal(*returns)
 
 
 def test_an_environment_that_writes_over_its_observation_does_not_change_the_buffer() -> None:
