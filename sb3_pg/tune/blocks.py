@@ -18,6 +18,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import gymnasium as gym
+import yaml
 from gymnasium import spaces
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
@@ -186,16 +187,29 @@ def try_block(experiment: Experiment, block: Block, seed: int = 0) -> tuple[spac
         with silence():
             make_model, env, eval_env, _ = manager.build()
     except Exception as error:
-        raise TuneError(f"cannot make {experiment.env}: {type(error).__name__}: {error}") from error
+        message = f"cannot make {experiment.env}: {type(error).__name__}: {error}"
+        raise TuneError(message + _numbers_as_text(block)) from error
     try:
         make_model()
     except Exception as error:
         message = f"cannot make {experiment.algo} for {experiment.env}: {type(error).__name__}: {error}"
-        raise TuneError(message) from error
+        raise TuneError(message + _numbers_as_text(block)) from error
     finally:
         env.close()
         eval_env.close()
     return env.action_space, manager.n_envs
+
+
+def _numbers_as_text(block: Block) -> str:
+    """What to write instead of texts that were meant as numbers, such as 1e-3, as the end of a message."""
+    advice = []
+    for key, value in block.items():
+        with contextlib.suppress(ValueError):
+            number = float(value) if isinstance(value, str) else math.nan
+            if math.isfinite(number):
+                written = yaml.safe_dump(int(number) if number.is_integer() else number).split()[0]
+                advice.append(f"{key} is the text {value!r}: write {written}")
+    return f" ({'; '.join(advice)}. YAML reads 1e-3 as text, 1.0e-3 as a number)" if advice else ""
 
 
 def check_block(experiment: Experiment, block: Block, seed: int = 0) -> None:
@@ -255,10 +269,20 @@ def merged(block: Block, sampled: Mapping[str, Any]) -> Block:
     return result
 
 
-def environment_flags(gym_packages: tuple[str, ...], env_kwargs: Mapping[str, Any]) -> list[str]:
-    """Words of an ``rl_zoo3`` command that make an environment as it was made here."""
-    packages = ["--gym-packages", *gym_packages] if gym_packages else []
-    return packages + (["--env-kwargs", *as_words(env_kwargs)] if env_kwargs else [])
+def environment_flags(
+    gym_packages: tuple[str, ...], env_kwargs: Mapping[str, Any], eval_env_kwargs: Mapping[str, Any] | None = None
+) -> list[str]:
+    """
+    Words of an ``rl_zoo3`` command that make an environment as it was made here.
+
+    :param gym_packages: modules to import for their environments
+    :param env_kwargs: arguments of the environment
+    :param eval_env_kwargs: of the one for evaluations; None for the same
+    """
+    words = ["--gym-packages", *gym_packages] if gym_packages else []
+    for flag, values in (("--env-kwargs", env_kwargs), ("--eval-env-kwargs", eval_env_kwargs)):
+        words += [flag, *as_words(values)] if values else []
+    return words
 
 
 def as_words(values: Mapping[str, Any]) -> list[str]:

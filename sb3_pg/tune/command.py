@@ -30,7 +30,7 @@ from sb3_pg.tune.progress import Progress
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.report import write_report
 from sb3_pg.tune.search import Rules, Search
-from sb3_pg.tune.space import GridSpace, Space, ZooSpace, distributions_of, read_grid, signature_of
+from sb3_pg.tune.space import GridSpace, Space, ZooSpace, read_grid, searched_among, signature_of
 from sb3_pg.tune.storage import Lease, open_storage, without_password
 from sb3_pg.tune.training import train_seed
 from sb3_pg.tune.winner import winner_file
@@ -258,7 +258,7 @@ def _introduce(plan: Plan, record: StudyRecord, progress: Progress, args: argpar
     progress.say(f"study {record.name} in {plan.storage}: {state}")
     progress.say(f"{plan.n_trials} trials of at most {n_seeds} seeds ({', '.join(map(str, plan.rules.seeds))})")
     progress.say(f"{steps} steps each; block of the file: {plan.block}")
-    searched = sorted((args.hyperparams or {}).keys() & distributions_of(plan.space).keys())
+    searched = searched_among(args.hyperparams or {}, plan.space)
     if searched:
         names = ", ".join(searched)
         progress.say(f"note: {names} of -params are searched: every trial but the block itself has values of its own")

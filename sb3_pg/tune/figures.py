@@ -93,6 +93,8 @@ def _importances(record: StudyRecord) -> Figure:
 def _parallel_coordinates(record: StudyRecord) -> Figure:
     figure = _optuna_figure(record, "plot_parallel_coordinate")
     figure.set_size_inches(15, 5.5)
+    for axes in figure.axes:
+        axes.grid(False)  # each parameter has axes of its own, and their grids lie over the lines
     for label in figure.axes[0].get_xticklabels():
         label.set(ha="left", rotation_mode="anchor")  # begin at their axis
     return figure
@@ -115,8 +117,14 @@ def _learning_curves(record: StudyRecord, experiment: Experiment) -> Figure:
     return figure
 
 
+def _has_rule(trial: FrozenTrial) -> bool:
+    return bool(trial.params.get("lambda_rule", "constant") != "constant")
+
+
 def gae_lambda_of(trial: FrozenTrial) -> float | None:
-    """Lambda of a trial, if it was searched."""
+    """Lambda of a trial, if it was searched and no rule chooses it for each batch."""
+    if _has_rule(trial):
+        return None
     if "one_minus_gae_lambda" in trial.params:
         return 1 - float(trial.params["one_minus_gae_lambda"])
     value = trial.params.get("gae_lambda")
@@ -131,7 +139,7 @@ def _lambda_against_score(record: StudyRecord, rules: Rules) -> Figure:
         if gae_lambda is not None and scores:
             points.append((gae_lambda, scores, trial.state is TrialState.COMPLETE))
     if not points:
-        raise NothingToDrawError("gae_lambda was not searched with a number")
+        raise NothingToDrawError("no trial has a gae_lambda that was searched and that no rule chooses for each batch")
     figure = new_figure((7, 4.5))
     axes = figure.subplots()
     for complete, label, color in ((True, "complete", BLUE), (False, "pruned: the seeds it had", GREY)):
@@ -146,6 +154,9 @@ def _lambda_against_score(record: StudyRecord, rules: Rules) -> Figure:
     axes.set_xticks([horizon(tick) for tick in ticks], [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set(xlabel="gae_lambda (uniform in the logarithm of the horizon 1/(1 - lambda))", ylabel="score of a seed")
+    n_ruled = sum(_has_rule(trial) for trial in record.trials)
+    if n_ruled:
+        axes.set_title(f"Left out, as a rule chooses their lambda: {n_ruled} of {len(record.trials)} trials")
     axes.legend()
     return figure
 

@@ -58,7 +58,7 @@ class StudyRecord:
         if maximizes and not trials and not attributes:  # new, or cut short right after its creation
             storage.set_study_user_attr(self._study_id, SETTINGS, self.settings)
         else:
-            self._check(attributes.get(SETTINGS) if maximizes else None, trials)
+            self.settings = self._checked(attributes.get(SETTINGS) if maximizes else None, trials)
         self._ids = [trial._trial_id for trial in trials]
         self._memory = InMemoryStorage()
         self.study = optuna.create_study(storage=self._memory, study_name=self.name, direction="maximize")
@@ -67,7 +67,8 @@ class StudyRecord:
         self._results = [_results_of(trial) for trial in trials]
         self._final = {key: value for key, value in attributes.items() if key.startswith("final:")}
 
-    def _check(self, settings: Mapping[str, Any] | None, trials: list[FrozenTrial]) -> None:
+    def _checked(self, settings: Mapping[str, Any] | None, trials: list[FrozenTrial]) -> dict[str, Any]:
+        """Give the settings back: they equal those of the command, but their order is that of the first one."""
         if settings is None:
             raise TuneError(
                 f"study {self.name!r} was not made by sb3_pg.tune (RL Zoo's -optimize, perhaps); "
@@ -89,6 +90,7 @@ class StudyRecord:
                 f"study {self.name!r} has trials of something else (RL Zoo's -optimize, perhaps), such as number "
                 f"{foreign[0]}; use another --study-name"
             )
+        return dict(settings)
 
     @property
     def trials(self) -> list[FrozenTrial]:

@@ -117,6 +117,8 @@ class Search:
         self.record = record
         self._experiment = experiment
         self._block = block
+        if isinstance(space, GridSpace):
+            space = space.in_order(record.settings.get("space", ()))  # the file's lines may have changed places
         self._space = space
         self._rules = rules
         self._points: list[Block] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +76,14 @@ class GridSpace:
         """The values are those of the block."""
         return dict(params)
 
+    def in_order(self, names: Iterable[str]) -> GridSpace:
+        """
+        Give the same grid with its hyperparameters in the order of a study: the order of the points follows from it.
+
+        :param names: hyperparameters; the others come after these
+        """
+        return GridSpace({**{name: self.choices[name] for name in names if name in self.choices}, **self.choices})
+
     @property
     def n_points(self) -> int:
         """Number of all combinations."""
@@ -105,11 +113,14 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
     :raises TuneError: when there is no such file, or something else in it
     """
     try:
-        choices = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        choices = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise TuneError(f"cannot read the grid file {path}: {error}") from error
     if not isinstance(choices, dict) or not choices:
         raise TuneError(f"no space to search: {path} must map hyperparameters to lists of values, it has {choices!r}")
+    _check_keys(path, node)
     known = accepted_hyperparams(start.algorithm) - {"n_timesteps"}  # trials are compared at equal steps
     for name, values in choices.items():
         if name not in known:
@@ -124,17 +135,47 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
     return GridSpace(choices)
 
 
+def _check_keys(path: str, node: Any) -> None:
+    """YAML itself takes the last of two equal keys, and forgets the values of the first."""
+    seen = set()
+    for key, _ in node.value:
+        if key.value in seen:
+            raise TuneError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is there twice; give one list of values")
+        seen.add(key.value)
+
+
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     """
     What a space asks for.
 
     :raises TuneError: when that is nothing
     """
-    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
-    space.suggest(trial)
+    trial = _sample(space)
     if not trial.distributions:
         raise TuneError("no space to search: it has no hyperparameter")
     return dict(trial.distributions)
+
+
+def _sample(space: Space) -> optuna.Trial:
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    space.suggest(trial)
+    return trial
+
+
+def searched_among(given: Mapping[str, Any], space: Space) -> list[str]:
+    """
+    Say which hyperparameters a space replaces; of ``policy_kwargs`` it may have others.
+
+    :param given: hyperparameters of a block
+    :param space: what is searched
+    :return: their names, sorted
+    """
+    sampled = space.convert(_sample(space).params)
+    names = given.keys() & sampled.keys()
+    theirs, ours = given.get("policy_kwargs"), sampled.get("policy_kwargs")
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping) and not theirs.keys() & ours.keys():
+        names -= {"policy_kwargs"}
+    return sorted(names)
 
 
 def signature_of(space: Space) -> dict[str, str]:

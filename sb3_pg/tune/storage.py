@@ -61,7 +61,7 @@ def _open_journal(path: Path) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_journal(path)
-        return JournalStorage(JournalFileBackend(str(path)))
+        return JournalStorage(JournalFileBackend(str(path), WholeRecordsLock(str(path))))
     except (OSError, ValueError) as error:
         raise TuneError(
             f"cannot open the storage {path}: {error}; it must be a journal of Optuna, or a path where one can be made"
@@ -82,10 +82,12 @@ def _check_journal(path: Path) -> None:
             lock = JournalFileSymlinkLock(str(path))
             lock.acquire()  # another search may be in the middle of writing it, which is no crash
             try:
-                file.seek(0)
-                content = _without_torn_line(file, path)
+                was_torn = _cut_torn_line(file)
             finally:
                 lock.release()
+            if was_torn:
+                message = f"{path}: the last record was torn and is dropped; what it told is done again"
+                warnings.warn(message, stacklevel=2)
 
 
 def _check_is_journal(content: bytes) -> None:
@@ -96,13 +98,41 @@ def _check_is_journal(content: bytes) -> None:
         raise ValueError("it holds something else")
 
 
-def _without_torn_line(file: IO[bytes], path: Path) -> bytes:
-    content = file.read()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        warnings.warn(f"{path}: the last record was torn and is dropped; what it told is done again", stacklevel=2)
-        file.truncate(whole)
-    return content[:whole]
+def _cut_torn_line(file: IO[bytes]) -> bool:
+    """Take off a last line without its end, and say whether there was one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read() in (b"", b"\n"):
+        return False
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+    return True
+
+
+class WholeRecordsLock(JournalFileSymlinkLock):
+    """
+    The lock of a journal, whose owner finds whole records there.
+
+    A disk that is full for a moment lets half a record through. The next one, written right behind it, would make a
+    line of both that nobody can read any more.
+
+    :param path: of the journal
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._path = path
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and take off what a write that failed has left."""
+        acquired = super().acquire()
+        try:
+            with open(self._path, "rb+") as file:
+                _cut_torn_line(file)
+        except BaseException:
+            self.release()
+            raise
+        return acquired
 
 
 def _open_proxy(address: str) -> BaseStorage:

@@ -30,7 +30,7 @@ def winner_file(
     :param today: date of the comment
     """
     words = ["python", "-m", "rl_zoo3.train", "--algo", experiment.algo, "--env", experiment.env, "-conf", "THIS_FILE"]
-    words += environment_flags(experiment.gym_packages, experiment.env_kwargs)
+    words += environment_flags(experiment.gym_packages, experiment.env_kwargs, experiment.eval_env_kwargs)
     lines = [
         f"# Hyperparameters of {experiment.algo} for RL Zoo, searched by sb3_pg.tune:",
         f"#   {shlex.join(words)}",

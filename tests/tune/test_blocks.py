@@ -100,6 +100,19 @@ def test_what_cannot_be_built_is_found_before_training(
         starting_point(experiment, conf, overrides)
 
 
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        ({"learning_rate": "1e-3"}, "cannot make CartPole-v1: .*learning_rate is the text '1e-3': write 0.001. YAML"),
+        ({"gamma": "1e-5", "n_steps": "1e3"}, "gamma is the text '1e-5': write 1.0e-05; n_steps .*: write 1000. YAML"),
+        ({"gamma": 2.0, "learning_rate": "lin_0.1"}, r"gamma=2.0[^(]*$"),
+    ],
+)
+def test_a_number_that_yaml_reads_as_text_is_named(block: Block, message: str) -> None:
+    with pytest.raises(TuneError, match=message):
+        starting_point(CARTPOLE, None, block)
+
+
 @pytest.mark.parametrize("given", [None, {"sutton_barto_reward": False}])
 def test_the_blocks_arguments_of_the_environment_are_those_of_its_evaluation_too(given: Any) -> None:
     experiment = replace(CARTPOLE, eval_env_kwargs=given)

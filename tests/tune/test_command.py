@@ -227,8 +227,11 @@ def test_an_algorithm_of_rl_zoo_is_tuned_with_its_own_space(
     monkeypatch.chdir(tmp_path)
     small = ("-n", "64", "--n-trials", "1", "--n-seeds", "1", "--top-k", "0", "--n-evaluations", "1", "--last-k", "1")
     where = ("--storage", "here.log", "--study-name", "mine", "-f", "results", "--workers", "0")
-    assert main(["--algo", "a2c", "--env", "CartPole-v1", *small, *where, "--eval-episodes", "1"]) == 0
-    assert "1/1 trials" in capsys.readouterr().out
+    words = ("--algo", "a2c", "--env", "CartPole-v1", "--eval-episodes", "1", "-params", "gamma:0.9", "n_envs:4")
+    assert main([*words, *small, *where]) == 0
+    out = capsys.readouterr().out
+    assert "1/1 trials" in out
+    assert "note: gamma of -params are searched" in out
     (trial,) = optuna.load_study(study_name="mine", storage=open_storage("here.log")).trials
     assert "one_minus_gae_lambda" in trial.params
     assert (tmp_path / "results" / "tune" / "mine" / "report.html").exists()

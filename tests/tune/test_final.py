@@ -128,4 +128,8 @@ def test_the_file_says_when_no_trial_beat_the_block_and_what_yaml_cannot_hold(re
 def test_the_winners_command_has_what_the_environment_was_made_with(record: StudyRecord) -> None:
     experiment = replace(EXPERIMENT, env_kwargs={"size": 6, "wind": float("inf")}, gym_packages=("my_envs",))
     text = winner_file(record, experiment, rules(), [standing(BLOCK_CANDIDATE, 50.0)], TODAY)
-    assert "-conf THIS_FILE --gym-packages my_envs --env-kwargs size:6 'wind:float('\"'\"'inf'\"'\"')'" in text
+    assert "-conf THIS_FILE --gym-packages my_envs --env-kwargs size:6 'wind:float('\"'\"'inf'\"'\"')'\n" in text
+    text = winner_file(
+        record, replace(experiment, eval_env_kwargs={"size": 9}), rules(), [standing(BLOCK_CANDIDATE, 50.0)], TODAY
+    )
+    assert "'wind:float('\"'\"'inf'\"'\"')' --eval-env-kwargs size:9\n" in text

@@ -18,7 +18,7 @@ from sb3_pg.tune.pruning import clearly_worse
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.scores import interquartile_mean
 from sb3_pg.tune.search import Listener, Search
-from sb3_pg.tune.space import GridSpace
+from sb3_pg.tune.space import GridSpace, signature_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -177,6 +177,16 @@ def test_a_trial_whose_workers_always_die_fails_and_the_search_goes_on() -> None
 def test_workers_that_die_in_every_trial_stop_the_search() -> None:
     with pytest.raises(TuneError, match="workers of 3 trials in a row died"):
         search(n_trials=8, backend=Deadly(lambda number: int(number) >= 1))
+
+
+def test_a_grid_whose_lines_change_places_goes_on_as_it_began(tmp_path: Path) -> None:
+    choices: dict[str, list[Any]] = {"x": [0.2, 0.7, 0.75], "y": ["a", None], "z": [1, 2]}
+    whole, path = GridSpace(choices), tmp_path / "study.log"
+    turned = GridSpace(dict(reversed(choices.items())))
+    for n_trials, space in ((5, whole), (12, turned)):
+        record = StudyRecord(journal(path), "planted", {"space": signature_of(space)})
+        Search(record, EXPERIMENT, {}, space, rules(sampler="grid"), n_trials).run(train_planted, InThisProcess())
+    assert [trial.params for trial in record.trials] == whole.points(rules().seed, 12)
 
 
 def test_a_grid_is_walked_once_in_an_order_that_the_seed_decides() -> None:

@@ -11,7 +11,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 from sb3_pg import VPG
 from sb3_pg.tune.blocks import StartingPoint, prepare
 from sb3_pg.tune.errors import TuneError
-from sb3_pg.tune.space import GridSpace, ZooSpace, distributions_of, read_grid, signature_of
+from sb3_pg.tune.space import GridSpace, ZooSpace, distributions_of, read_grid, searched_among, signature_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +44,15 @@ def test_with_gsde_no_rule_is_tried_that_refuses_it(algo: str) -> None:
     with_sde, without = (ZooSpace(algo, start(n_actions=1, block={"use_sde": use_sde})) for use_sde in (True, False))
     assert distributions_of(with_sde)["lambda_rule"].choices == ("constant", "explained_variance")
     assert distributions_of(without)["lambda_rule"].choices == ("constant", "explained_variance", "auto")
+
+
+def test_what_is_searched_is_told_by_the_names_that_a_block_has() -> None:
+    given = {"gamma": 0.5, "gae_lambda": 0.9, "n_steps": 16, "n_envs": 4, "policy_kwargs": {"net_arch": [8]}}
+    space = ZooSpace("vpg", start())
+    assert searched_among(given, space) == ["gae_lambda", "gamma", "n_steps", "policy_kwargs"]
+    assert searched_among({"policy_kwargs": {"ortho_init": False}}, space) == []
+    assert searched_among({"policy_kwargs": "dict(net_arch=[8])"}, space) == ["policy_kwargs"]
+    assert searched_among(given, GridSpace({"n_envs": [1, 2]})) == ["n_envs"]
 
 
 def test_an_algorithm_without_a_space_needs_a_grid() -> None:
@@ -97,6 +106,7 @@ def test_grids_may_have_schedules_none_and_settings_of_the_zoo(tmp_path: Path) -
         ("gamma: 0.9", "gamma must have a list"),
         ("gamma: []", "gamma must have a list"),
         ("policy_kwargs: [{net_arch: [8]}]", "write it as a string"),
+        ("gamma: [0.9, 0.99]\n\ngamma: [0.5]", "grid.yml:3: 'gamma' is there twice"),
         ("gamma: [0.9", "cannot read the grid file"),
         ("# \xe9\ngamma: [0.9]", "cannot read the grid file"),
         ("gamma: [0.9, 1, 1.0]", "gamma has the value 1 more than once"),

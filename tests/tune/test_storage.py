@@ -71,6 +71,25 @@ def test_a_line_that_another_search_is_writing_is_not_torn(tmp_path: Path, monke
     assert path.read_bytes() == whole
 
 
+def test_a_record_that_a_full_disk_has_cut_off_does_not_spoil_the_next(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "study.log"
+    record = StudyRecord(open_storage(str(path)), "study", {"algo": "vpg"})
+    record.set_attribute("before", 1)
+    whole = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            record.set_attribute("meanwhile", 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() != whole
+    record.set_attribute("after", 1)
+    for reader in (record, StudyRecord(open_storage(str(path)), "study", {"algo": "vpg"})):
+        assert [reader.get_attribute(key) for key in ("before", "meanwhile", "after")] == [1, None, 1]
+
+
 def test_a_path_that_cannot_be_a_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TuneError, match=f"cannot open the storage {tmp_path}.*journal"):
         open_storage(str(tmp_path))
