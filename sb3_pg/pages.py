@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 
 def write_whole(path: Path, text: str | bytes) -> None:
@@ -164,7 +165,7 @@ def _markdown(block: Block, folder: str) -> str:
     if isinstance(block, Code):
         return f"```sh\n{block.text}\n```"
     if isinstance(block, Picture):
-        return f"![{block.title}]({folder}/{block.name})\n*{block.caption or block.title}*"
+        return f"![{block.title}]({quote(f'{folder}/{block.name}')})\n*{block.caption or block.title}*"
     if isinstance(block, Gallery):
         return "\n\n".join(_markdown(picture, folder) for picture in block.pictures)
     if isinstance(block, Finding):

@@ -100,14 +100,14 @@ def row(case: Case, results: dict[int, float]) -> str:
     )
 
 
-def table(rows: list[str]) -> str:
+def table(rows: list[str], n_seeds: int) -> str:
     """The table with its heading and the commands behind it."""
     lines = [
         "| algorithm | environment | steps | final evaluation | IQM | 95 % interval | worst seed | seeds | goal |",
         "|---|---|---|---|---|---|---|---|---|",
         *rows,
         "",
-        "Deterministic policy at the end of training. IQM: interquartile mean over seeds 1 to 10, all of",
+        f"Deterministic policy at the end of training. IQM: interquartile mean over seeds 1 to {n_seeds}, all of",
         "which are in `results/learning/`. Printed by `python zoo_scripts/check_learning.py`; for each seed S it runs",
         "",
         *(f"    {' '.join(case.command('S'))}" for case in CASES),
@@ -127,7 +127,8 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only {' '.join(arguments.only)}: accepted are {[(case.algo, case.env) for case in CASES]}")
     seeds = range(1, arguments.seeds + 1)
-    printed = table([row(case, run(case, seeds, arguments.workers, arguments.again)) for case in chosen])
+    rows = [row(case, run(case, seeds, arguments.workers, arguments.again)) for case in chosen]
+    printed = table(rows, arguments.seeds)
     print(printed)
     readme = ROOT / "README.md"
     if arguments.only is None and readme.exists():

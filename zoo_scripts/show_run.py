@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import get_latest_run_id
 
 
@@ -41,9 +42,10 @@ def main() -> None:
     args = parser.parse_args()
 
     runs = Path(args.folder, args.algo)
-    run = runs / f"{args.env}_{get_latest_run_id(str(runs), args.env)}"
-    print(f"Agent:          {run / f'{args.env}.zip'} (the best one of all evaluations: {run / 'best_model.zip'})")
-    print(f"Log:            {run / '0.monitor.csv'} (the return of every episode)")
+    name = EnvironmentName(args.env)
+    run = runs / f"{name}_{get_latest_run_id(str(runs), name)}"
+    print(f"Agent:          {run / f'{name}.zip'} (the best one of all evaluations: {run / 'best_model.zip'})")
+    print(f"Log:            {run / '*.monitor.csv'} (the return of every episode, a file for each environment)")
     evaluations = run / "evaluations.npz"
     if evaluations.exists():
         picture = run / "learning_curve.png"

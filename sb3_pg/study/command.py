@@ -13,7 +13,7 @@ from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import Study, read_study
 from sb3_pg.study.reading import StudyError
-from sb3_pg.study.report import write_index, write_report
+from sb3_pg.study.report import page_of, write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
 
@@ -56,22 +56,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.error(f"--seeds must be at least 1, not {args.seeds}")
     if args.workers is not None and (args.workers < 0 or args.ray):
         arguments.error("--workers must not be negative, and --ray has workers of its own")
-    root = Path("logs", "studies")
-    home = {"results": Path("results"), "docs": Path("docs"), "logs": root}
-    if args.tiny:
-        home = {name: root / "tiny" / name for name in home}
-    for name, default in home.items():
+    for name, default in _places(args.tiny).items():
         setattr(args, name, getattr(args, name) or default)
     try:
         for path in paths_of(args.study):
             reproduce(read_study(path, args.seeds, args.full, args.tiny), args)
-    except StudyError as error:
+    except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted. What is finished is kept; the same command goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def _places(tiny: bool) -> dict[str, Path]:
+    """Where everything is kept unless the command line says otherwise."""
+    root = Path("logs", "studies")
+    usual = {"results": Path("results"), "docs": Path("docs"), "logs": root}
+    return {name: root / "tiny" / name for name in usual} if tiny else usual
+
+
+def _options(args: argparse.Namespace) -> list[str]:
+    """What decides about the numbers of a page, as words; where the page itself goes does not."""
+    words = ["--seeds", str(args.seeds)] if args.seeds else []
+    words += [f"--{name}" for name in ("full", "tiny") if getattr(args, name)]
+    return words + (["--results", str(args.results)] if args.results != _places(args.tiny)["results"] else [])
 
 
 def paths_of(name: str) -> list[Path]:
@@ -93,6 +103,27 @@ def paths_of(name: str) -> list[Path]:
     raise StudyError(f"there is no study {name!r}{suggestion(name, {*known, 'all'})}")
 
 
+def _check_is_not_ours(study: Study, args: argparse.Namespace) -> None:
+    """
+    Keep a study of one's own from what belongs to a study of the project.
+
+    :raises StudyError: when it would write into the project's results, or replace one of its pages
+    """
+    shipped = sorted(STUDIES.glob("*.yml"))
+    if any(path.samefile(study.path) for path in shipped):
+        return
+    home = _places(tiny=False)
+    for path in shipped:
+        same_results = path.stem == study.name and args.results.resolve() == home["results"].resolve()
+        if same_results and not args.report:
+            message = f"{path} keeps its results in {args.results / study.name}: rename your file, or give --results"
+            raise StudyError(f"{study.path}: {message}")
+        page = args.docs / study.page
+        if not args.no_report and page.resolve() == page_of(home["docs"], path).resolve():
+            message = f"{page} is the page of {path}: rename your file, give it another `page`, or give --docs"
+            raise StudyError(f"{study.path}: {message}")
+
+
 def reproduce(study: Study, args: argparse.Namespace) -> None:
     """
     Train what a study is missing, and write its report.
@@ -100,6 +131,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     :param study: the plan
     :param args: the command line
     """
+    _check_is_not_ours(study, args)
     console = Console(highlight=False, soft_wrap=True)
     folder = args.results / study.name
     results = read_all(study, folder)
@@ -117,7 +149,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
             raise StudyError(str(error)) from error
     if not args.no_report:
         try:
-            page = write_report(study, results, args.docs, args.logs)
+            page = write_report(study, results, args.docs, args.logs, _options(args), args.results)
             if STUDIES.is_dir():
                 write_index(args.docs, STUDIES)
         except NoMarksError as error:

@@ -257,8 +257,9 @@ def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
             elif len(found):
                 across.append((study.curve(name).label, found))
         points.sort(key=lambda point: point[0])
-        _along(axes, [found for _, found in points], measure)
-        axes.set_xticks(range(len(points)), [f"{value:g}" for value, _ in points])
+        values = sorted({value for value, _ in points})
+        _along(axes, [values.index(value) for value, _ in points], [found for _, found in points], measure)
+        axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         for number, (label, found) in enumerate(across, 1):
             one, of = estimate(found, measure), look(number)
             if np.isfinite(one.low) and np.isfinite(one.high):
@@ -274,11 +275,11 @@ def _against(plan: FigurePlan, study: Study, results: Results) -> Figure:
     return figure  # type: ignore[no-any-return]
 
 
-def _along(axes: Axes, points: Sequence[Any], measure: str) -> None:
+def _along(axes: Axes, places: Sequence[int], points: Sequence[Any], measure: str) -> None:
     """Every seed of each point, and a line through their estimates; a point that is infinite is one in words."""
     blue = look(0)
     estimates = np.array([estimate(found, measure)[:3] for found in points]).reshape(-1, 3)
-    for at, (found, middle) in enumerate(zip(points, estimates[:, 0], strict=True)):
+    for at, found, middle in zip(places, points, estimates[:, 0], strict=True):
         axes.plot([at] * len(found), found, "o", color=blue.color, alpha=0.35, ms=4, mew=0)
         if np.isinf(middle):
             axes.text(at, 0.97, "never", transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)
@@ -286,7 +287,8 @@ def _along(axes: Axes, points: Sequence[Any], measure: str) -> None:
     enough = np.array([len(found) >= N_TO_SETTLE for found in points], dtype=bool)
     ends = np.where(enough, (middles - lows, highs - middles), np.nan)
     if len(points):
-        axes.errorbar(range(len(points)), middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8)
+        line = "-" if len(set(places)) == len(places) else "none"  # several at a place are no one curve
+        axes.errorbar(places, middles, ends, color=blue.color, marker="o", capsize=4, ms=7, lw=1.8, ls=line)
 
 
 def fixed_curves(study: Study, env: str, names: Sequence[str]) -> list[str]:

@@ -66,6 +66,35 @@ class NoModelError(Exception):
     """Says why there is no model to play with."""
 
 
+class OtherSettingsError(NoModelError):
+    """There is a model, of other settings."""
+
+
+def kept_model(study: Study, env_id: str, name: str, logs: Path) -> dict[str, Any]:
+    """
+    Read the model that a curve's first seed left.
+
+    :param study: the plan
+    :param env_id: id of the environment
+    :param name: of the curve
+    :param logs: folder of models
+    :raises NoModelError: when there is none, or one of other settings
+    """
+    curve = study.curve(name)
+    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
+    try:
+        packed: dict[str, Any] = pickle.loads(path.read_bytes())
+        settings = packed["settings"]
+    except OSError as error:
+        why = f"the model of {name} is not in {logs}: training its first seed again puts it there"
+        raise NoModelError(why) from error
+    except Exception as error:  # whatever a pickle that was cut raises, or one of other versions
+        raise NoModelError(f"{path} cannot be read as a model: {type(error).__name__}: {error}") from error
+    if settings != plain(study.settings(curve, env_id)):
+        raise OtherSettingsError(f"the model of {name} that is kept here was trained with other settings")
+    return packed
+
+
 @contextmanager
 def kept_agent(
     study: Study, env_id: str, name: str, logs: Path, render: bool = False
@@ -80,16 +109,7 @@ def kept_agent(
     :param render: whether the environment is to give pictures
     :raises NoModelError: when there is none, or one of other settings
     """
-    curve = study.curve(name)
-    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
-    try:
-        packed = pickle.loads(path.read_bytes())
-    except OSError as error:
-        why = f"the model of {name} is not in {logs}: training its first seed again puts it there"
-        raise NoModelError(why) from error
-    settings = study.settings(curve, env_id)
-    if packed["settings"] != plain(settings):
-        raise NoModelError(f"the model of {name} that is kept here was trained with other settings")
+    packed, settings = kept_model(study, env_id, name, logs), study.settings(study.curve(name), env_id)
     kwargs = {**settings.env_kwargs, **({"render_mode": "rgb_array"} if render else {})}
     experiment = Experiment(settings.algo, env_id, 1, n_eval_envs=1, env_kwargs=kwargs, eval_env_kwargs=kwargs)
     with silence():

@@ -287,7 +287,7 @@ def read_study(
         curves,
         tuple(_figures(document, top, curves)),
         tuple(_claims(document, top, curves)),
-        top.texts("record"),
+        _record(top),
         eval_episodes,
         every or default_every,
         _picture(document, top, curves),
@@ -516,6 +516,16 @@ def _count_or_none(top: Section, key: str, default: int) -> int:
     if key not in top:
         return default
     return 0 if top.values[key] == 0 else top.count(key)
+
+
+def _record(top: Section) -> tuple[str, ...]:
+    """Keys of the log; not those that SB3 logs only where it prints a table, which no training of a study does."""
+    keys = top.texts("record")
+    for key in keys:
+        if key.startswith(("rollout/", "time/")):
+            message = "returns, lengths, successes and seconds are kept of every training, without being recorded"
+            raise top.error("record", f"record cannot hold {key!r}, nor any rollout/ or time/ key: {message}")
+    return keys
 
 
 def _page(top: Section, default: str) -> str:

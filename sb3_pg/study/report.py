@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import os
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, takewhile
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -27,17 +30,17 @@ from sb3_pg.pages import (
 )  # fmt: skip
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
-from sb3_pg.study.pictures import NoModelError, film
+from sb3_pg.study.pictures import NoModelError, OtherSettingsError, film, kept_model
 from sb3_pg.study.plan import FIGURES, FigurePlan, Study
 from sb3_pg.study.reading import Section, read_document
 from sb3_pg.study.results import RunResult
-from sb3_pg.study.runner import Results
+from sb3_pg.study.runner import Key, Results
 from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
 from sb3_pg.tune.progress import clock
 
 INDEX = "studies"
 """Mark of the list in docs/studies/README.md."""
-_IS_OURS = re.compile(rf"\d\d_({'|'.join(FIGURES)})\.png|agent\.gif")
+_FIGURE_FILE = re.compile(rf"\d\d_({'|'.join(FIGURES)})\.png|agent\.gif")
 _CAPTIONS = {
     "curves": "Learning curves",
     "seconds": "Return against seconds",
@@ -53,7 +56,14 @@ _CAPTIONS = {
 N_NAMED = 12
 
 
-def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path:
+def write_report(
+    study: Study,
+    results: Results,
+    docs: Path,
+    logs: Path,
+    options: Sequence[str] = (),
+    root: Path = Path("results"),
+) -> Path:
     """
     Write the pages of a study.
 
@@ -61,14 +71,17 @@ def write_report(study: Study, results: Results, docs: Path, logs: Path) -> Path
     :param results: of its trainings
     :param docs: folder of the documentation: the Markdown page and its figures
     :param logs: folder of models; the HTML page goes to the study's folder in it
+    :param options: of the command line that decide what is trained and shown
+    :param root: folder of all studies' results
     :return: path of the Markdown page
     """
     page = docs / study.page
     folder = page.with_suffix("")
-    blocks = list(_blocks(study, results, folder, logs))
+    made_with = _made_with(study, results, _how(study, options), root / study.name)
+    blocks = [*_blocks(study, results, folder, logs), *made_with]
     pictures = {block.name: block.content for block in blocks if isinstance(block, Picture)}
     for old in folder.glob("*.*"):
-        if _IS_OURS.fullmatch(old.name) and old.name not in pictures:
+        if _FIGURE_FILE.fullmatch(old.name) and old.name not in pictures:
             old.unlink()
     for name, content in pictures.items():
         write_whole(folder / name, content)
@@ -101,8 +114,6 @@ def _blocks(study: Study, results: Results, folder: Path, logs: Path) -> Page:
     if study.notes:
         yield Heading("What is not the same, and what was not said")
         yield Items(study.notes)
-    yield Heading("How it was made")
-    yield from _made_with(study, results)
 
 
 def _figures(study: Study, results: Results, folder: Path, logs: Path) -> Page:
@@ -112,7 +123,8 @@ def _figures(study: Study, results: Results, folder: Path, logs: Path) -> Page:
         try:
             picture = draw(plan, study, results, logs)
         except NoModelError as error:
-            picture, why_not = _kept(folder / name), str(error)
+            keys = [(plan.envs[0], curve) for curve in plan.curves]
+            picture, why_not = _kept(folder / name, study, results, keys, logs, str(error))
         except NothingToDrawError as error:
             picture, why_not = b"", str(error)
         if not picture:
@@ -125,14 +137,34 @@ def _figures(study: Study, results: Results, folder: Path, logs: Path) -> Page:
             yield _scores_table(plan, study, results)
     if study.picture is not None:
         gif, why_not = film(study, logs)
-        gif = gif or _kept(folder / "agent.gif")
+        if not gif:
+            gif, why_not = _kept(folder / "agent.gif", study, results, [study.picture], logs, why_not)
         title = f"{study.curve(study.picture[1]).label} on {study.picture[0]}, the first seed's final policy"
         yield Picture("agent.gif", title, gif) if gif else Paragraph(f"No film of {title}: {why_not}.")
 
 
-def _kept(picture: Path) -> bytes:
-    """What an earlier report drew with a model that is not here; models are large, and not in the repository."""
-    return picture.read_bytes() if picture.exists() else b""
+def _kept(
+    picture: Path, study: Study, results: Results, keys: Iterable[Key], logs: Path, why_not: str
+) -> tuple[bytes, str]:
+    """
+    What an earlier report drew with models that are not here: they are large, and not in the repository.
+
+    Not what it may have drawn with models of other settings; then, or without an earlier picture, the reason.
+    """
+    for env, name in keys:
+        seed = study.curve(name).seeds[0]
+        result = results.found.get((env, name), {}).get(seed)
+        if result is None:
+            return b"", f"seed {seed} of {name} has not been trained with these settings"
+        if result.failure:
+            return b"", f"seed {seed} of {name} diverged and left no model"
+        try:
+            kept_model(study, env, name, logs)
+        except OtherSettingsError as error:
+            return b"", str(error)
+        except NoModelError:
+            pass
+    return (picture.read_bytes(), "") if picture.exists() else (b"", why_not)
 
 
 def _state(study: Study, results: Results) -> Iterator[str]:
@@ -266,7 +298,20 @@ def _commands(study: Study) -> Page:
     yield Code("\n\n".join(parts))
 
 
-def _made_with(study: Study, results: Results) -> Page:
+def _is_ours(study: Study) -> bool:
+    return study.path.parts[-3:-1] == ("zoo_scripts", "studies")
+
+
+def _how(study: Study, options: Sequence[str]) -> str:
+    """The command of a page."""
+    if not _is_ours(study):
+        return shlex.join(["python", "-m", "sb3_pg.study", str(study.path), *options])
+    flags = [f"STUDY_FLAGS={shlex.join(options)}"] if options else []
+    return shlex.join(["make", "reproduce", f"STUDY={study.name}", *flags])
+
+
+def _made_with(study: Study, results: Results, how: str, folder: Path) -> Page:
+    yield Heading("How it was made")
     everything = [result for env, name in results.found for result in results.of(env, name)]
     total = sum(result.seconds[-1] for result in everything)
     versions: dict[str, set[str]] = {}
@@ -274,12 +319,10 @@ def _made_with(study: Study, results: Results) -> Page:
         for name, version in result.versions.items():
             versions.setdefault(name, set()).add(version)
     listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
-    is_ours = study.path.parts[-3:-1] == ("zoo_scripts", "studies")
-    how = f"make reproduce STUDY={study.name}" if is_ours else f"python -m sb3_pg.study {study.path.name}"
-    plan = f"zoo_scripts/studies/{study.path.name}" if is_ours else study.path.name
+    plan = f"zoo_scripts/studies/{study.path.name}" if _is_ours(study) else study.path.name
     yield Paragraph(
         f"`{how}` trains what is missing and writes this page; the plan is `{plan}`, every training's learning curve "
-        f"is in `results/{study.name}/`. {len(everything)} trainings took {clock(total)} (hours, minutes, seconds), "
+        f"is in `{folder.as_posix()}/`. {len(everything)} trainings took {clock(total)} (hours, minutes, seconds), "
         f"each with one thread.{_left_alone(study, results, everything)}"
     )
     if listed:
@@ -352,12 +395,27 @@ def _gain_cell(one: Regrets, name: str) -> str:
 
 def _summary(study: Study, blocks: list[Block], page: Path, target: Path) -> Page:
     """What another page shows of a study: its first figure, and the first tables that belong to a figure."""
-    link = os.path.relpath(page, target.parent).replace(os.sep, "/")
+    link = _link(page, target.parent)
     pictures = [number for number, block in enumerate(blocks) if isinstance(block, Picture)]
     below = (list(takewhile(lambda block: isinstance(block, (Table, Paragraph)), blocks[n + 1 :])) for n in pictures)
     yield from (blocks[number] for number in pictures[:1])
     yield from next((found for found in below if any(isinstance(block, Table) for block in found)), [])
     yield Paragraph(f"All figures, numbers and commands: [{study.title}]({link}).")
+
+
+def _link(path: Path, folder: Path) -> str:
+    """A path as a link in a page of a folder."""
+    return quote(os.path.relpath(path, folder).replace(os.sep, "/"))
+
+
+def page_of(docs: Path, path: Path) -> Path:
+    """
+    Say where a study's page is.
+
+    :param docs: folder of the documentation
+    :param path: of the study's file
+    """
+    return docs / Section(read_document(path), (), None).get("page", str, f"studies/{path.stem}.md")
 
 
 def write_index(docs: Path, studies: Path) -> None:
@@ -373,15 +431,15 @@ def write_index(docs: Path, studies: Path) -> None:
     rows = []
     for path in sorted(studies.glob("*.yml")):
         values = Section(read_document(path), (), None)
-        page = docs / values.get("page", str, f"studies/{path.stem}.md")
+        page = page_of(docs, path)
         if not page.exists():
             continue
-        link = os.path.relpath(page, index.parent).replace(os.sep, "/")
+        link = _link(page, index.parent)
         pictures = sorted(page.with_suffix("").glob("*.png"))
         shown = ""
         if pictures:
-            source = os.path.relpath(pictures[0], index.parent).replace(os.sep, "/")
-            shown = f'<img src="{source}" width="260" alt="{path.stem}">'
+            source = _link(pictures[0], index.parent)
+            shown = f'<img src="{source}" width="260" alt="{html.escape(path.stem)}">'
         rows.append((f"[{values.get('title', str)}]({link})", " ".join(values.get("question", str).split()), shown))
     table = markdown_table(("study", "question", ""), rows) if rows else "None has been reproduced yet."
     put_between_marks(index, INDEX, table)

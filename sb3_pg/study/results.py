@@ -141,14 +141,15 @@ def read_results(path: Path) -> list[RunResult]:
     :param path: may be missing, and then there are no results
     :raises ValueError: names file and line of what no result is
     """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ()):
-        if not line.endswith("\n") and not _is_json(line):
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not _is_json(line):
             continue
         try:
-            found.append(_from_json(json.loads(line)))
+            found.append(_from_json(json.loads(line.decode())))
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number + 1} is no result of a training: {error}") from error
+            raise ValueError(f"{path}, line {number} is no result of a training: {error}") from error
     return found
 
 

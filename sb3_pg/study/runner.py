@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -272,7 +272,8 @@ def run_study(
                 raise StudyError(f"{name} was lost {outcome.runs} times: {outcome.lost}. What is finished is kept")
             append_result(path_of(folder, task.settings.env, task.curve), outcome.value)
             if task.folder:  # not before the result is safe
-                Path(task.folder, CHECKPOINT).unlink(missing_ok=True)
+                with suppress(OSError):  # one that stays is used by nobody
+                    Path(task.folder, CHECKPOINT).unlink()
             results.found.setdefault((task.settings.env, task.curve), {})[task.seed] = outcome.value
             board.ended(task, outcome.value)
 

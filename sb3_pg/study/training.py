@@ -88,8 +88,9 @@ class LearningCurve(BaseCallback):
         return {"_episodes": self._episodes, "_logged": self._logged, "_elapsed": elapsed, "seconds": self.seconds}
 
     def go_on(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was written."""
+        """Go on where a checkpoint was written; other keys may be recorded since."""
         vars(self).update(deepcopy(state))
+        self._logged = {key: self._logged.get(key) or [[] for _ in range(N_SHARES)] for key in self._log_keys}
 
     def _share(self) -> int:
         """Number of the share that the present step ends; steps beyond the last one count to the last share."""
@@ -164,10 +165,24 @@ class Checkpoints(BaseCallback):
         if self.num_timesteps >= self._next:
             self._on_training_start()
             state = {"settings": plain(self._task.settings), "seed": self._task.seed, "curve": self._curve.state}
-            write_whole(Path(self._task.folder, CHECKPOINT), pickle.dumps({**state, **packed_model(self.model)}))
+            _write(self._task, CHECKPOINT, {**state, **packed_model(self.model)})
 
     def _on_step(self) -> bool:
         return True
+
+
+class NotKeptWarning(Warning):
+    """A checkpoint or a model could not be written."""
+
+
+def _write(task: RunTask, name: str, content: dict[str, Any]) -> None:
+    """Write a file into a training's folder; the training is worth more than the file, and goes on without."""
+    path = Path(task.folder, name)
+    try:
+        write_whole(path, pickle.dumps(content))
+    except OSError as error:
+        message = f"{path} of curve {task.curve!r}, seed {task.seed}, is not kept: {error.strerror or error}"
+        warnings.warn(message, NotKeptWarning, stacklevel=2)
 
 
 def packed_model(model: BaseAlgorithm) -> dict[str, Any]:
@@ -264,7 +279,7 @@ def train(task: RunTask) -> RunResult:
             eval_env.close()
     if task.folder and task.keep_model and not failure:
         packed = {"settings": plain(settings), **packed_model(model)}
-        write_whole(Path(task.folder, MODEL), pickle.dumps(packed))
+        _write(task, MODEL, packed)
     return curve.result(task, evaluation, failure)
 
 

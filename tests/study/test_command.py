@@ -10,6 +10,8 @@ from study.small_study import PLAN, write_plan
 from sb3_pg.study import command
 from sb3_pg.study.command import main
 from sb3_pg.study.reading import StudyError
+from sb3_pg.study.results import path_of, read_results
+from sb3_pg.study.training import NotKeptWarning
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "zoo_scripts" / "studies").glob("*.yml"))
@@ -68,6 +70,81 @@ def test_a_page_without_marks_and_a_broken_neighbour_are_one_line(
     write_plan(tmp_path / "zoo_scripts" / "studies", "title: [")
     assert main(line) == 2
     assert capsys.readouterr().err.startswith("error: zoo_scripts/studies/small.yml:1: no YAML")
+
+
+def test_a_file_in_the_way_is_one_line_and_costs_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, file = write_plan(tmp_path), tmp_path / "file"
+    file.write_text("in the way")
+    line = [str(path), "--seeds", "1", "--only", "auto", "--workers", "0", *words(tmp_path), "--logs", str(file)]
+    with pytest.warns(NotKeptWarning, match=r"model.pkl of curve 'auto', seed 1, is not kept"):
+        assert main([*line, "--no-report"]) == 0
+    assert len(read_results(path_of(tmp_path / "results" / "small", "CartPole-v1", "auto"))) == 1
+    capsys.readouterr()
+    for wrong in (["--logs"], ["--docs"]):
+        assert main([str(path), "--report", *words(tmp_path), *wrong, str(file)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert str(file) in error
+        assert error.count("\n") == 1
+    assert main([*line, "--results", str(file)]) == 2
+    assert str(file) in capsys.readouterr().err
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with a study that has a page, and one of the user's with the same name."""
+    monkeypatch.chdir(tmp_path)
+    write_plan(Path("zoo_scripts", "studies"))
+    assert main(["small", "--report"]) == 0
+    return write_plan(Path("mine"), PLAN.replace("A small one", "Mine"))
+
+
+def test_a_study_with_the_name_of_a_shipped_one_leaves_its_page_and_results_alone(
+    shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path("docs", "studies", "small.md").read_text()
+    capsys.readouterr()
+    for options in (["--report"], [], ["--docs", "other"], ["--results", "other"]):
+        assert main([str(shipped), "--workers", "0", *options]) == 2
+        assert capsys.readouterr().err.startswith("error: mine/small.yml: ")
+    assert Path("docs", "studies", "small.md").read_text() == page
+    assert not Path("results").exists()
+    assert main([str(shipped), "--report", "--docs", "other"]) == 0
+    assert "# Mine" in Path("other", "studies", "small.md").read_text()
+    assert main(["zoo_scripts/studies/small.yml", "--report"]) == 0
+
+
+def test_a_study_that_asks_for_the_page_of_a_shipped_one_is_refused(
+    shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = shipped.read_text(encoding="utf-8").replace("seeds: 2", "seeds: 2\npage: studies/small.md", 1)
+    other = shipped.with_name("other.yml")
+    other.write_text(text, encoding="utf-8")
+    assert main([str(other), "--report"]) == 2
+    assert "docs/studies/small.md is the page of zoo_scripts/studies/small.yml" in capsys.readouterr().err
+    other.write_text(text.replace("studies/small.md", "studies/other.md"), encoding="utf-8")
+    assert main([str(other), "--report"]) == 0
+
+
+def test_a_page_says_the_options_and_the_folder_that_it_was_made_with(shipped: Path) -> None:
+    def said(*line: str) -> str:
+        assert main([*line, "--report", "--docs", "other"]) == 0
+        page = "other/studies/small.md"
+        return Path(page).read_text().partition("## How it was made")[2]
+
+    text = said("small")
+    assert "`make reproduce STUDY=small` trains what is missing" in text
+    assert "is in `results/small/`." in text
+    text = said("small", "--full", "--seeds", "3")
+    assert "`make reproduce STUDY=small 'STUDY_FLAGS=--seeds 3 --full'` trains" in text
+    text = said(str(shipped), "--tiny", "--seeds", "1")
+    assert "`python -m sb3_pg.study mine/small.yml --seeds 1 --tiny` trains" in text
+    assert "is in `logs/studies/tiny/results/small/`." in text
+    text = said(str(shipped), "--results", "my results")
+    assert "`python -m sb3_pg.study mine/small.yml --results 'my results'` trains" in text
+    assert "is in `my results/small/`." in text
 
 
 def test_an_interrupt_is_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("eval_episodes: 1", "eval_episodes: -1", 7, "eval_episodes must be a whole number above 0, not -1"),
         ("{kind: seconds}", "{kind: walks}", 19, "walks are drawn of LineWorld-v0, not of CartPole-v1"),
         ("n_envs: 2", "1: 2", 13, "vpg has no 1"),
+        ("claims:", "record: rollout/ep_rew_mean\nclaims:", 25, "record cannot hold 'rollout/ep_rew_mean'"),
+        ("claims:", "record: [train/loss, time/fps]\nclaims:", 25, "record cannot hold 'time/fps'"),
         ("claims:", "record: [1]\nclaims:", 25, "record must be text or a list of texts"),
     ],
 )

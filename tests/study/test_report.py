@@ -23,10 +23,10 @@ from sb3_pg.study import figures, report
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw
 from sb3_pg.study.pictures import as_gif, film, shadow
-from sb3_pg.study.plan import read_study
+from sb3_pg.study.plan import Study, read_study
 from sb3_pg.study.report import write_index, write_report
 from sb3_pg.study.runner import Results, missing, read_all
-from sb3_pg.study.training import quiet_mujoco, train
+from sb3_pg.study.training import MODEL, quiet_mujoco, train
 
 STUDIES = sorted((Path(__file__).parents[2] / "zoo_scripts" / "studies").glob("*.yml"))
 
@@ -77,10 +77,10 @@ def test_an_evaluation_of_some_of_the_seeds_is_not_shown(tmp_path: Path) -> None
 
 
 def test_a_record_that_came_later_and_a_study_elsewhere_are_said(tmp_path: Path) -> None:
-    plan = replace(study(tmp_path), record=("train/loss",))
+    plan = replace(study(tmp_path), record=("train/loss",), path=Path("my plans", "small.yml"))
     text = write_report(plan, results_of(plan), tmp_path / "docs", tmp_path / "logs").read_text()
     assert "Trainings from before the plan's record of `train/loss`, which have no such numbers: 9." in text
-    assert "`python -m sb3_pg.study small.yml` trains what is missing and writes this page" in text
+    assert "`python -m sb3_pg.study 'my plans/small.yml'` trains what is missing and writes this page" in text
     assert "the plan is `small.yml`" in text
 
 
@@ -94,6 +94,22 @@ def test_points_that_are_never_reached_are_said_in_the_figure(tmp_path: Path, mo
     assert [text.get_text() for text in axes.texts] == ["never"]  # "0.5" ends at 51 to 53
     assert axes.texts[0].get_position()[0] == 0
     assert len(axes.containers) == 1
+
+
+def test_curves_that_share_a_value_stand_at_one_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = study(tmp_path, PLAN.replace("auto:0.5", "1").replace('"1"}}', "1}}"))
+    shown: list[Any] = []
+    monkeypatch.setattr(figures, "to_png", lambda figure, *_, **__: shown.append(figure))
+    for each in (plan, study(tmp_path)):
+        draw(each.figures[3], each, results_of(each))
+    (axes,), (alone,) = shown[0].axes, shown[1].axes
+    for one in (axes, alone):
+        assert [tick.get_text() for tick in one.get_xticklabels()] == ["0.5", "1"]
+    estimates, unshared = axes.containers[0][0], alone.containers[0][0]
+    assert list(estimates.get_xdata()) == [0, 1, 1]
+    assert estimates.get_linestyle() == "None"
+    assert list(unshared.get_xdata()) == [0, 1]
+    assert unshared.get_linestyle() == "-"
 
 
 def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:
@@ -188,6 +204,23 @@ def test_the_index_lists_the_studies_that_have_a_page(tmp_path: Path) -> None:
     assert "My own words." in text
     assert '| [A small one](small.md) | Does it run? | <img src="small/01_curves.png"' in text
     assert "other" not in text
+
+
+def test_links_of_a_file_with_a_blank_in_its_name_are_links(tmp_path: Path) -> None:
+    plans, docs = tmp_path / "plans", tmp_path / "docs"
+    path = write_plan(plans, PLAN.replace("seeds: 2", "seeds: 2\nput_into: there.md#mark"))
+    plan = read_study(path.rename(plans / "my study.yml"))
+    docs.mkdir()
+    (docs / "there.md").write_text("<!-- mark -->\n<!-- /mark -->\n")
+    text = write_report(plan, results_of(plan), docs, tmp_path / "logs").read_text()
+    assert "![Learning curves](my%20study/01_curves.png)" in text
+    assert (docs / "studies" / "my study" / "01_curves.png").exists()
+    write_index(docs, plans)
+    index = (docs / "studies" / "README.md").read_text()
+    assert '[A small one](my%20study.md) | Does it run? | <img src="my%20study/01_curves.png"' in index
+    there = (docs / "there.md").read_text()
+    assert "(studies/my%20study/01_curves.png)" in there
+    assert "(studies/my%20study.md)" in there
 
 
 def test_a_study_may_put_its_first_figure_into_another_page(tmp_path: Path) -> None:
@@ -288,8 +321,73 @@ def test_the_first_seed_s_model_makes_a_film(tmp_path: Path) -> None:
     assert (docs / "studies" / "small" / "agent.gif").read_bytes() == gif
     assert "(small/agent.gif)" in page.read_text()
     assert not old.exists()
-    changed = replace(plan, curves=tuple(replace(curve, n_timesteps={"CartPole-v1": 9}) for curve in plan.curves))
-    assert "other settings" in film(replace(changed, _blocks={}), tmp_path / "logs")[1]
+    changed = with_steps(plan, 9)
+    assert "other settings" in film(changed, tmp_path / "logs")[1]
+
+
+def with_steps(plan: Study, n_timesteps: int) -> Study:
+    """The same study, trained for another number of steps."""
+    curves = tuple(replace(curve, n_timesteps=dict.fromkeys(curve.envs, n_timesteps)) for curve in plan.curves)
+    return replace(plan, curves=curves, _blocks={})
+
+
+WALKS = """\
+title: Walks
+question: Where to?
+seeds: 1
+n_timesteps: 128
+eval_episodes: 0
+defaults: {algo: vpg, env: LineWorld-v0, hyperparams: {n_envs: 2, n_steps: 16}}
+curves: [{name: one}]
+figures: [{kind: walks}]
+picture: {curve: one}
+"""
+
+
+def shown(plan: Study, results: Results, docs: Path, logs: Path) -> tuple[str, set[str]]:
+    """The page's text, and its pictures."""
+    page = write_report(plan, results, docs, logs)
+    return page.read_text(), {path.name for path in page.with_suffix("").glob("*")}
+
+
+def test_pictures_of_other_settings_do_not_stay_on_the_page(tmp_path: Path) -> None:
+    plan, docs, logs = study(tmp_path, WALKS), tmp_path / "docs", tmp_path / "logs"
+    (task,) = missing(plan, read_all(plan, tmp_path), logs=logs)
+    train(task)
+    drawn = shown(plan, results_of(plan), docs, logs)[1]
+    assert drawn == {"01_walks.png", "agent.gif"}
+    other = with_steps(plan, 64)
+    text, left = shown(other, Results(), docs, tmp_path / "nologs")
+    assert left == set()
+    assert text.count("seed 1 of one has not been trained with these settings") == 2
+    assert shown(plan, results_of(plan), docs, logs)[1] == drawn
+    # It may have been drawn with this model, and so not by these settings
+    text, left = shown(other, results_of(other), docs, logs)
+    assert left == set()
+    assert text.count("the model of one that is kept here was trained with other settings") == 2
+
+
+def test_where_the_first_seed_diverged_the_page_says_why_there_is_no_film(tmp_path: Path) -> None:
+    plan = study(tmp_path, WALKS)
+    results = results_of(plan)
+    results.found["LineWorld-v0", "one"][1] = result(1, failure="NaN in the weights")
+    text, left = shown(plan, results, tmp_path / "docs", tmp_path / "logs")
+    assert left == set()
+    assert text.count("since seed 1 of one diverged and left no model") == 1
+    assert text.count("policy: seed 1 of one diverged and left no model") == 1
+
+
+def test_a_model_that_cannot_be_read_leaves_the_pictures_there_are(tmp_path: Path) -> None:
+    plan, docs, logs = study(tmp_path, WALKS), tmp_path / "docs", tmp_path / "logs"
+    (task,) = missing(plan, read_all(plan, tmp_path), logs=logs)
+    Path(task.folder).mkdir(parents=True)
+    Path(task.folder, MODEL).write_bytes(b"cut")
+    assert "model.pkl cannot be read as a model" in film(plan, logs)[1]
+    for name in ("01_walks.png", "agent.gif"):
+        put = docs / "studies" / "small" / name
+        put.parent.mkdir(parents=True, exist_ok=True)
+        put.write_bytes(b"there")
+    assert shown(plan, results_of(plan), docs, logs)[1] == {"01_walks.png", "agent.gif"}
 
 
 def test_a_film_is_made_as_small_as_it_has_to_be() -> None:

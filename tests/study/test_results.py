@@ -68,6 +68,28 @@ def test_a_line_that_an_interruption_cut_is_left_out_and_goes(tmp_path: Path) ->
     assert [one.seed for one in read_results(path)] == [1, 3]
 
 
+def test_a_line_that_was_cut_within_a_letter_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    append_result(path, result(1))
+    path.write_bytes(path.read_bytes() + '{"seed": 2, "failure": "λ'.encode()[:-1])
+    assert [one.seed for one in read_results(path)] == [1]
+
+
+def test_a_line_ends_where_its_newline_is_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    for seed in (1, 2):
+        append_result(path, result(seed, failure="one\u2028two\x85three"))
+    assert [one.failure for one in read_results(path)] == ["one\u2028two\x85three"] * 2
+
+
+def test_a_line_that_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    append_result(path, result(1))
+    path.write_bytes(path.read_bytes() + b'"\xff"\n')
+    with pytest.raises(ValueError, match=r"one.jsonl, line 2 is no result"):
+        read_results(path)
+
+
 def test_a_last_line_that_only_lacks_its_newline_stays(tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     for seed in (1, 2):

@@ -107,6 +107,15 @@ def test_environments_of_another_package_are_trained_in_other_processes(
     assert max(length for length in found.lengths if length) <= 20
 
 
+def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_study(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    tasks = missing(plan, results, logs=tmp_path / "file")
+    run_study(plan, results, tasks, tmp_path, InThisProcess(), console(), pretend)
+    assert missing(plan, read_all(plan, tmp_path)) == []
+
+
 def test_two_commands_do_not_train_one_study(tmp_path: Path) -> None:
     plan = study(tmp_path)
     results = read_all(plan, tmp_path)

@@ -13,7 +13,7 @@ from study.small_study import study
 
 from sb3_pg.study import training
 from sb3_pg.study.results import N_SHARES, RunSettings
-from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, LearningCurve, RunTask, train
+from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, LearningCurve, NotKeptWarning, RunTask, train
 
 BLOCK: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 1024, "n_envs": 2, "n_steps": 32, "normalize": True}
 
@@ -84,6 +84,25 @@ def test_sb3_s_own_algorithms_go_on_with_weights_and_statistics(
 def test_a_checkpoint_of_other_settings_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_and_die(task("vpg", tmp_path, checkpoint_every=200), 1, monkeypatch)
     assert comparable(train(replace(task("vpg", tmp_path), seed=4))) == comparable(train(replace(task("vpg"), seed=4)))
+
+
+def test_a_training_goes_on_after_a_change_of_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_and_die(task("vpg", tmp_path, checkpoint_every=200), 2, monkeypatch)
+    resumed = train(replace(task("vpg", tmp_path, checkpoint_every=200), log_keys=("train/grad_norm",)))
+    assert list(resumed.logged) == ["train/grad_norm"]
+    known = [value is not None for value in resumed.logged["train/grad_norm"]]
+    assert known[-1]
+    assert not known[0]
+
+
+def test_files_that_cannot_be_written_do_not_cost_the_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.warns(NotKeptWarning) as caught:
+        result = train(task("vpg", tmp_path / "file" / "3", checkpoint_every=512, keep_model=True))
+    assert comparable(result) == comparable(train(task("vpg")))
+    first, *_, last = [str(one.message) for one in caught]
+    assert first.endswith("checkpoint.pkl of curve 'a', seed 3, is not kept: Not a directory")
+    assert last.endswith("model.pkl of curve 'a', seed 3, is not kept: Not a directory")
 
 
 def test_the_model_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
