@@ -427,6 +427,7 @@ def test_a_batch_of_one_step_is_trained_on(path: str) -> None:
     assert not same(before, weights(model))
 
 
+@pytest.mark.filterwarnings("ignore:normalize_advantage=True makes the advantage of this batch of one step zero")
 @pytest.mark.parametrize("n_episodes", [1, 2])
 def test_a_batch_of_one_step_long_episodes_is_trained_on(n_episodes: int) -> None:
     model = tiny(lambda: ScriptedEnv([1]), algorithm=REINFORCE, n_episodes=n_episodes).learn(4)
