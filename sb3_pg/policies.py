@@ -210,10 +210,11 @@ def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
     critic = getattr(policy, "critic_optimizer", None)
     if critic is None:
         return False
-    groups = [*policy.optimizer.param_groups, *critic.param_groups]
-    weights = [id(weight) for group in groups for weight in group["params"]]
-    of_critic = [id(weight) for group in critic.param_groups for weight in group["params"]]
-    return len(weights) == len(set(weights)) and {*of_critic} <= {id(weight) for weight in policy.parameters()}
+    of_actor, of_critic = (
+        {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        for optimizer in (policy.optimizer, critic)
+    )
+    return of_actor.isdisjoint(of_critic) and of_critic <= {id(weight) for weight in policy.parameters()}
 
 
 def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float) -> None:

@@ -255,7 +255,11 @@ class VPG(SavingMixin):
         super()._setup_model()
         if not self.per_step_values:
             use_numpy_tanh(self.policy)
-        if not self.joint_optimizer:
+        self._split_optimizers()
+
+    def _split_optimizers(self) -> None:
+        """Give actor and critic an optimizer each, unless one is for both or they have them."""
+        if not (self.joint_optimizer or has_split_optimizers(self.policy)):
             split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
@@ -638,8 +642,7 @@ class VPG(SavingMixin):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.verbose >= 1:
             print(f"Actions are drawn by {describe_actor(self.policy, self.per_step_values)}")
-        if not (self.joint_optimizer or has_split_optimizers(self.policy)):
-            split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
+        self._split_optimizers()  # again, where the user has put in another layer or another policy
         with collecting(self, self.env, lambda: "the start of learn(), before the first step"):
             return super()._setup_learn(*args, **kwargs)
 

@@ -192,9 +192,6 @@ class Viewed(Toy):
 class Remade(EzPickle):
     """Comes out of a pickle as it was constructed."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
 
 class Handle:
     """Closes something outside of Python when it goes."""
@@ -943,6 +940,21 @@ def test_only_a_monitors_list_of_returns_says_that_an_episode_has_ended() -> Non
         state = keeper.take()
         assert state is not None
         assert list(dict.fromkeys(state["have_ended"])) == expected
+
+
+def test_a_state_whose_given_attributes_were_saved_as_they_are_is_put_back() -> None:
+    env = vectorised(Toy)
+    keeper = env_state.EnvironmentKeeper(env)
+    env.reset()
+    env.step(np.ones(1, dtype=int))
+    state = keeper.take()
+    assert state is not None
+    saved = keeper.pack({**state, "given": [pickle.loads(each) for each in state["given"]]})
+    other = vectorised(Toy)
+    other.reset()
+    assert env_state.EnvironmentKeeper(other).put(saved) == []
+    inner, theirs = (each.envs[0].unwrapped for each in (env, other))  # type: ignore[attr-defined]
+    assert theirs.history == inner.history
 
 
 def test_attributes_that_come_later_are_kept_too(tmp_path: Path) -> None:

@@ -230,19 +230,19 @@ def why_not_numpy(policy: ActorCriticPolicy) -> str:
     return why_not_stock(policy) or why_not_plain(policy, _FORWARD_METHODS, policy.pi_features_extractor, layers)
 
 
-def _is_hooked(policy: ActorCriticPolicy) -> bool:
-    """Whether calling the policy, which others than ForwardActor do not, runs a user's function."""
-    return bool(policy._forward_hooks or policy._forward_pre_hooks)
+def why_forward(policy: ActorCriticPolicy, per_step_values: bool) -> str:
+    """Why nothing but calling the policy itself, as SB3 does, is right; empty if there are other ways."""
+    if per_step_values:
+        return "per_step_values=True"
+    if overrides(policy, *_FORWARD_METHODS):
+        return f"{type(policy).__name__} overrides it or extract_features"
+    return "hooks on the policy" if policy._forward_hooks or policy._forward_pre_hooks else ""
 
 
 def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
     """One line on how actions are drawn, and why not in a faster way."""
-    if per_step_values:
-        return "policy.forward at every step (per_step_values=True)"
-    if overrides(policy, *_FORWARD_METHODS):
-        return f"policy.forward at every step ({type(policy).__name__} overrides it or extract_features)"
-    if _is_hooked(policy):
-        return "policy.forward at every step (hooks on the policy)"
+    if reason := why_forward(policy, per_step_values):
+        return f"policy.forward at every step ({reason})"
     if reason := why_not_stock(policy):
         return f"torch, by policy.get_distribution ({reason})"
     reason = why_not_numpy(policy)
@@ -256,7 +256,7 @@ def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, 
     :param n_envs: environments that step together
     :param n_rows: steps in the rollout; None if not known
     """
-    if per_step_values or overrides(policy, *_FORWARD_METHODS) or _is_hooked(policy):
+    if why_forward(policy, per_step_values):
         return ForwardActor(policy)
     if why_not_stock(policy):
         return DistributionActor(policy)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
-from sb3_pg.study.plan import Study, read_study
-from sb3_pg.study.reading import StudyError
-from sb3_pg.study.report import page_of, write_index, write_report
+from sb3_pg.study.plan import Study, page_name, read_study
+from sb3_pg.study.reading import Section, StudyError, read_document
+from sb3_pg.study.report import write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
 
@@ -119,7 +119,8 @@ def _check_is_not_ours(study: Study, args: argparse.Namespace) -> None:
             message = f"{path} keeps its results in {args.results / study.name}: rename your file, or give --results"
             raise StudyError(f"{study.path}: {message}")
         page = args.docs / study.page
-        if not args.no_report and page.resolve() == page_of(home["docs"], path).resolve():
+        theirs = home["docs"] / page_name(Section(read_document(path), (), None))
+        if not args.no_report and page.resolve() == theirs.resolve():
             message = f"{page} is the page of {path}: rename your file, give it another `page`, or give --docs"
             raise StudyError(f"{study.path}: {message}")
 

@@ -291,7 +291,7 @@ def read_study(
         eval_episodes,
         every or default_every,
         _picture(document, top, curves),
-        _page(top, f"studies/{path.stem}.md"),
+        _page(top),
         _places(top),
         tiny,
         gym_packages,
@@ -528,8 +528,13 @@ def _record(top: Section) -> tuple[str, ...]:
     return keys
 
 
-def _page(top: Section, default: str) -> str:
-    page = top.get("page", str, default)
+def page_name(top: Section) -> str:
+    """Page of a study within the documentation, as its file says or by the name of the file."""
+    return top.get("page", str, f"studies/{top.document.path.stem}.md")
+
+
+def _page(top: Section) -> str:
+    page = page_name(top)
     path = PurePosixPath(page)
     if path.suffix != ".md" or path.is_absolute() or ".." in path.parts:
         raise top.error("page", f"page must be the path of a Markdown file within the documentation, not {page!r}")

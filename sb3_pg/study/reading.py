@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from sb3_pg.tune.errors import suggestion
+from sb3_pg.tune.yaml_keys import keys_of
 
 Place = tuple[str | int, ...]
 """Keys and positions that lead from the top of a document to a value in it."""
@@ -86,13 +87,11 @@ def _walk(node: Any, place: Place) -> Iterator[tuple[Place, int, bool]]:
             yield (*place, index), value.start_mark.line + 1, False
             yield from _walk(value, (*place, index))
     elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
+        for key, value, is_double in keys_of(node):
             if key.tag == _MERGE:
                 yield from ((at, line, False) for at, line, _ in _walk(value, place))
                 continue
-            yield (*place, key.value), key.start_mark.line + 1, key.value in seen
-            seen.add(key.value)
+            yield (*place, key.value), key.start_mark.line + 1, is_double
             yield from _walk(value, (*place, key.value))
 
 

@@ -31,7 +31,7 @@ from sb3_pg.pages import (
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, OtherSettingsError, film, kept_model
-from sb3_pg.study.plan import FIGURES, FigurePlan, Study
+from sb3_pg.study.plan import FIGURES, FigurePlan, Study, page_name
 from sb3_pg.study.reading import Section, read_document
 from sb3_pg.study.results import RunResult
 from sb3_pg.study.runner import Key, Results
@@ -408,16 +408,6 @@ def _link(path: Path, folder: Path) -> str:
     return quote(os.path.relpath(path, folder).replace(os.sep, "/"))
 
 
-def page_of(docs: Path, path: Path) -> Path:
-    """
-    Say where a study's page is.
-
-    :param docs: folder of the documentation
-    :param path: of the study's file
-    """
-    return docs / Section(read_document(path), (), None).get("page", str, f"studies/{path.stem}.md")
-
-
 def write_index(docs: Path, studies: Path) -> None:
     """
     Write the list of all studies that have a page into ``docs/studies/README.md``.
@@ -431,7 +421,7 @@ def write_index(docs: Path, studies: Path) -> None:
     rows = []
     for path in sorted(studies.glob("*.yml")):
         values = Section(read_document(path), (), None)
-        page = page_of(docs, path)
+        page = docs / page_name(values)
         if not page.exists():
             continue
         link = _link(page, index.parent)

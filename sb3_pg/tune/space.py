@@ -15,6 +15,7 @@ from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
 
 from sb3_pg.tune.blocks import StartingPoint, accepted_hyperparams
 from sb3_pg.tune.errors import TuneError, unknown
+from sb3_pg.tune.yaml_keys import keys_of
 from sb3_pg.zoo.search_spaces import USE_SDE
 
 LARGE_GRID = 10**6
@@ -136,12 +137,9 @@ def read_grid(path: str, start: StartingPoint) -> GridSpace:
 
 
 def _check_keys(path: str, node: Any) -> None:
-    """YAML itself takes the last of two equal keys, and forgets the values of the first."""
-    seen = set()
-    for key, _ in node.value:
-        if key.value in seen:
+    for key, _, is_double in keys_of(node):
+        if is_double:
             raise TuneError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is there twice; give one list of values")
-        seen.add(key.value)
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
