@@ -11,7 +11,7 @@ import numpy as np
 
 from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
 from sb3_pg.study.pictures import kept_agent, walks
-from sb3_pg.study.plan import FigurePlan, Study
+from sb3_pg.study.plan import OF_TWO_CURVES, FigurePlan, Study
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import (
     N_TO_SETTLE,
@@ -198,6 +198,8 @@ def name_of(measure: str) -> str:
     words = {
         "steps_to": f"steps until the return first is {argument}",
         "above": f"share of seeds that end at {argument} or more",
+        "until": f"return after {argument} steps",
+        OF_TWO_CURVES: f"return after {argument} s of both",
         "logged": f"{NAMES.get(argument, argument)}, mean over the training",
         "early": f"{NAMES.get(argument, argument)}, mean over the first tenth of the steps",
     }

@@ -43,8 +43,11 @@ WALKED = ("LineWorld-v0",)
 """Kinds of figures, and what can be said of each besides its curves, environments and title."""
 
 MEASURES = (
-    "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "logged:KEY", "early:KEY",
+    "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "until:X", "logged:KEY",
+    "early:KEY",
 )  # fmt: skip
+OF_TWO_CURVES = "equal_seconds"
+"""Measure of a claim that compares two curves after the same time."""
 HOLDS_IF = re.compile(r"(?P<sign>>=|<=|>|<|~)\s*(?:curve:(?P<curve>\S.*)|(?P<number>-?\d+(?:\.\d+)?))")
 _MEASURE = re.compile("|".join(each.replace("X", r"-?\d+(?:\.\d+)?").replace("KEY", r"\S+") for each in MEASURES))
 
@@ -105,7 +108,7 @@ class Claim:
     :param claim: in words
     :param curve: what is measured
     :param env: where
-    :param measure: one of :data:`MEASURES`
+    :param measure: one of :data:`MEASURES`, or :data:`OF_TWO_CURVES`
     :param claimed: the document's number or word
     :param sign: of the comparison; empty if nothing is compared
     :param than: a number, or the name of another curve
@@ -477,8 +480,14 @@ def _names(section: Section, key: str, known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_measure(section: Section, measure: Any, recorded: tuple[str, ...]) -> str:
+    if measure == OF_TWO_CURVES:
+        if "curve:" not in str(section.values.get("holds_if")):
+            raise section.error("measure", f"{measure} compares two curves: it is for claims with '>= curve:NAME'")
+        return OF_TWO_CURVES
     if not isinstance(measure, str) or not _MEASURE.fullmatch(measure):
-        raise section.error("measure", f"measure {measure!r} is not known. Accepted are {', '.join(MEASURES)}")
+        raise section.error(
+            "measure", f"measure {measure!r} is not known. Accepted are {', '.join([*MEASURES, OF_TWO_CURVES])}"
+        )
     kind, _, key = measure.partition(":")
     if kind in ("logged", "early") and key not in recorded:
         raise section.error("measure", f"measure {measure!r}: add {key!r} to the study's record")

@@ -201,11 +201,11 @@ def _claims(verdicts: list[Verdict], study: Study) -> Page:
         if verdict.holds == NOT_TRAINED:
             waiting.append(claim.claim)
             continue
-        shown = written(verdict.measured, claim.measure)
+        shown = written(verdict.measured, verdict.measure)
         if verdict.other is not None:
             label = study.curve(str(claim.than)).label
-            shown += f"; {label}: {written(verdict.other, claim.measure)}"
-        of = f"{study.curve(claim.curve).label}: {name_of(claim.measure)}"
+            shown += f"; {label}: {written(verdict.other, verdict.measure)}"
+        of = f"{study.curve(claim.curve).label}: {name_of(verdict.measure)}"
         rows.append((claim.claim, claim.claimed or _bar(verdict), of, shown, verdict.holds, claim.why))
     if rows:
         yield Table(("claim", "its number, or the goal", "measured is", "measured", "holds?", "why"), tuple(rows))

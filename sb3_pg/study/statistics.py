@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rl_zoo3.utils import ALGOS
 
 from sb3_pg.lambda_rules import as_lambda_rule
-from sb3_pg.study.plan import Claim, Study
+from sb3_pg.study.plan import OF_TWO_CURVES, Claim, Study
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings
 from sb3_pg.study.runner import Results
 from sb3_pg.tune.blocks import parameters_of
@@ -46,8 +46,8 @@ def measured(result: RunResult, measure: str) -> float:
     One number of one training.
 
     ``final``: mean return of the episodes that ended in the last tenth of the steps; where none did, of the last ones
-    before. ``area``: mean of the learning
-    curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
+    before. ``until:X``: the same, had the training ended after X steps. ``area``: mean of the learning curve. ``best``:
+    its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
     ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
     the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
     ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the training of what the algorithm logged.
@@ -61,8 +61,10 @@ def measured(result: RunResult, measure: str) -> float:
     curve = result.curve()
     if result.failure:
         return {"above": 0.0, "steps_to": float("inf"), "success": 0.0}.get(kind, float("nan"))
+    if kind == "until":
+        return _final(result, max(1, min(N_SHARES, round(float(argument) / result.settings.n_timesteps * N_SHARES))))
     if kind in ("final", "above"):
-        final = result.final if np.isfinite(result.final) else float(curve[-1])
+        final = _final(result)
         return float(final >= float(argument)) if kind == "above" else final
     if kind == "steps_to":
         reached = np.flatnonzero(np.nan_to_num(curve, nan=-np.inf) >= float(argument))
@@ -80,6 +82,12 @@ def measured(result: RunResult, measure: str) -> float:
     if kind == "wobble":
         return float(np.nanstd(curve[N_SHARES // 2 :]))
     return float(np.nanmax(curve) if kind == "best" else np.nanmean(curve))
+
+
+def _final(result: RunResult, n_shares: int = N_SHARES) -> float:
+    """Mean return at the end of the first shares of the steps, over a tenth of all; of the last ones before if none."""
+    found = result.mean(max(0, n_shares / N_SHARES - 0.1), n_shares / N_SHARES)
+    return found if np.isfinite(found) else float(result.curve()[n_shares - 1])
 
 
 def scores(study: Study, results: Results, env: str, curve: str, measure: str) -> Array:
@@ -369,12 +377,14 @@ class Verdict:
     What a claim came to.
 
     :param claim: the claim
+    :param measure: the claim's, with the seconds after it if it is :data:`~sb3_pg.study.plan.OF_TWO_CURVES`
     :param measured: of its curve
     :param other: of the curve that it is compared with; None for a number, or for nothing
     :param holds: ``"yes"``, ``"no"``, or what keeps it from being either; empty where nothing is compared
     """
 
     claim: Claim
+    measure: str
     measured: Estimate
     other: Estimate | None
     holds: str
@@ -392,29 +402,48 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     :param study: the plan
     :param results: of its trainings
     """
-    ours = scores(study, results, claim.env, claim.curve, claim.measure)
-    here = estimate(ours, claim.measure)
-    if isinstance(claim.than, str):
-        theirs = scores(study, results, claim.env, claim.than, claim.measure)
-        other = estimate(theirs, claim.measure)
-    else:
-        theirs, other = np.array([claim.than]), None
+    names = [claim.curve, *([claim.than] if isinstance(claim.than, str) else [])]
+    are_there = all(results.of(claim.env, name) for name in names)
+    measure, of_each = claim.measure, [claim.measure] * len(names)
+    if not are_there:
+        return Verdict(claim, measure, estimate(np.array([])), None, NOT_TRAINED)
+    if measure == OF_TWO_CURVES:
+        measure, of_each = _at_equal_time([results.of(claim.env, name) for name in names])
+    found = [scores(study, results, claim.env, *each) for each in zip(names, of_each, strict=True)]
+    ours, theirs = found if len(found) == 2 else (found[0], np.array([claim.than]))
+    here, other = estimate(ours, measure), estimate(theirs, measure) if len(found) == 2 else None
     if not len(ours) or not len(theirs):
-        names = [claim.curve, *([claim.than] if isinstance(claim.than, str) else [])]
-        are_there = all(results.of(claim.env, name) for name in names)
-        return Verdict(claim, here, other, NO_NUMBER if are_there else NOT_TRAINED)
+        return Verdict(claim, measure, here, other, NO_NUMBER)
     if not claim.sign:
-        return Verdict(claim, here, other, "")
+        return Verdict(claim, measure, here, other, "")
     rng = np.random.default_rng(0)
-    drawn = [_resampled(ours, claim.measure, rng), _resampled(theirs, claim.measure, rng) if other else theirs]
+    drawn = [_resampled(ours, measure, rng), _resampled(theirs, measure, rng) if other else theirs]
     share = float(np.mean(_holds(claim.sign, *drawn)))
-    middles = [_middle(values[None], claim.measure) for values in (ours, theirs)]
+    middles = [_middle(values[None], measure) for values in (ours, theirs)]
     held = bool(_holds(claim.sign, *middles)[0])
     word = "yes" if held else "no"
     n_seeds = len(ours) if other is None else min(len(ours), len(theirs))
     settled = n_seeds >= N_TO_SETTLE and (share >= 0.975 if held else share <= 0.025)
     seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
-    return Verdict(claim, here, other, word if settled else f"{word}, but not settled by {seeds}")
+    return Verdict(claim, measure, here, other, word if settled else f"{word}, but not settled by {seeds}")
+
+
+def _at_equal_time(curves: Sequence[Sequence[RunResult]]) -> tuple[str, list[str]]:
+    """
+    Measure each curve where it is when the one that takes less time ends.
+
+    Seconds are medians over a curve's seeds, so that all of them are looked at after the same steps: a training that
+    had to share the machine would otherwise be cut where others are not.
+
+    :param curves: trainings of each
+    :return: the measure with its seconds, and that of each curve
+    """
+    clocks = [np.median([result.seconds for result in found], axis=0) for found in curves]
+    seconds = min(clock[-1] for clock in clocks)
+    shares = [int(np.searchsorted(clock, seconds, side="right")) / N_SHARES for clock in clocks]
+    steps = [found[0].settings.n_timesteps for found in curves]
+    each = [f"until:{share * n_timesteps:.0f}" for share, n_timesteps in zip(shares, steps, strict=True)]
+    return f"{OF_TWO_CURVES}:{seconds:.0f}", each
 
 
 def _holds(sign: str, ours: Array, theirs: Array) -> NDArray[np.bool_]:

@@ -46,6 +46,8 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("{kind: seconds}", "{kind: seconds, y: returns}", 19, "'y' is unknown here"),
         ("{kind: seconds}", "{kind: seconds, curves: [auot]}", 19, "did you mean 'auto'?"),
         ('measure: "steps_to:20"', "measure: steps", 20, "measure 'steps' is not known"),
+        ('measure: "steps_to:20"', "measure: equal_seconds", 20, "it is for claims with '>= curve:NAME'"),
+        ("measure: best", "measure: equal_seconds", 27, "it is for claims with '>= curve:NAME'"),
         ("> curve:0.5", "> curve:0.6", 26, "holds_if '0.6' is not known; did you mean '0.5'?"),
         ("> curve:0.5", "better", 26, "write '>= 195' or '> curve:NAME'"),
         ("picture: {curve: auto", "picture: {curve: otto", 28, "did you mean 'auto'?"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from study.small_study import PLAN, result, results_of, study
 
+from sb3_pg.study.figures import name_of
 from sb3_pg.study.plan import Claim
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings
 from sb3_pg.study.statistics import (
@@ -120,6 +122,11 @@ def test_measures() -> None:
     assert measured(one, "evaluation") == 100
     assert measured(one, "success") == 1
     assert measured(one, "wobble") == pytest.approx(np.std(np.arange(52, 101, 2)))
+    assert measured(one, "until:500") == pytest.approx(np.mean([42, 44, 46, 48, 50]))
+    assert measured(one, "until:1000") == measured(one, "until:5000") == measured(one, "final")
+    assert measured(one, "until:20") == measured(one, "until:1") == 2
+    silent = replace(one, returns=[5.0, 7.0, *[None] * 48])
+    assert (measured(silent, "until:40"), measured(silent, "until:500")) == (6, 7)
     assert measured(one, "steps_to:50") == 500
     assert measured(one, "steps_to:101") == math.inf
     assert (measured(one, "above:96"), measured(one, "above:97")) == (1, 0)
@@ -249,6 +256,26 @@ def test_a_claim_about_a_number_that_is_not_there_says_so(tmp_path: Path) -> Non
     plan = study(tmp_path)
     claim = Claim("so they say", "1", "CartPole-v1", "success", "", ">", 0.5)
     assert judge(claim, plan, results_of(plan)).holds == "its trainings have no such number"
+
+
+@pytest.mark.parametrize(("curve", "than"), [("1", "0.5"), ("0.5", "1")])
+def test_at_equal_time_the_slower_curve_is_looked_at_where_the_quicker_one_ends(
+    tmp_path: Path, curve: str, than: str
+) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    share = np.arange(1, N_SHARES + 1)
+    # "0.5" takes 100 s, and one of its trainings was paused; "1" takes 200 s and is at 50 % after 100
+    for name, seconds in {"0.5": 2.0 * share, "1": 4.0 * share}.items():
+        results.found["CartPole-v1", name] = {
+            seed: result(seed, 100.0, seconds=list(seconds * (1 + 10 * (seed == 3)))) for seed in (1, 2, 3)
+        }
+    verdict = judge(Claim("so they say", curve, "CartPole-v1", "equal_seconds", "", ">", than), plan, results)
+    assert verdict.other is not None
+    by_curve = {curve: verdict.measured.value, than: verdict.other.value}
+    assert by_curve == pytest.approx({"0.5": np.mean([92, 94, 96, 98, 100]), "1": np.mean([42, 44, 46, 48, 50])})
+    assert verdict.holds == ("yes" if curve == "0.5" else "no")
+    assert name_of(verdict.measure) == "return after 100 s of both"
 
 
 @pytest.mark.parametrize(
