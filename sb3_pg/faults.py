@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import (
     VecEnvWrapper,
     VecNormalize,
 )
-from torch import nn
 from torch._utils import _flatten_dense_tensors  # DDP's: one call for all, and no loop in Python
+
+from sb3_pg.policies import weights_of
 
 # How long a worker that broke its pipe may take to be gone
 _SECONDS_TO_DIE = 2.0
@@ -114,7 +115,7 @@ def updating(model: BaseAlgorithm, policy: ActorCriticPolicy, where: str) -> Ite
 
 def not_finite_weight(policy: ActorCriticPolicy) -> tuple[str, float] | None:
     """Name and value of a weight that is NaN or infinite, if there is one."""
-    weights = [weight for optimizer in _optimizers(policy) for weight in _weights(optimizer)]
+    weights = [weight for optimizer in _optimizers(policy) for weight in weights_of(optimizer)]
     with th.no_grad():
         # One number tells for all of them, unless it overflowed
         together = len({weight.device for weight in weights}) == 1
@@ -137,10 +138,6 @@ def _optimizers(policy: ActorCriticPolicy) -> list[th.optim.Optimizer]:
     return [optimizer for optimizer in both if optimizer is not None]
 
 
-def _weights(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
-    return [weight for group in optimizer.param_groups for weight in group["params"]]
-
-
 @contextmanager
 def put_back(policy: ActorCriticPolicy) -> Iterator[None]:
     """Put what an optimizer's step changes back to what it was, whatever happens inside; gradients are gone then."""
@@ -158,7 +155,7 @@ class _Snapshot:
         self._optimizers = _optimizers(policy)
         self._states = [{weight: {**state} for weight, state in o.state.items()} for o in self._optimizers]
         self._rates = [[group["lr"] for group in o.param_groups] for o in self._optimizers]
-        tensors = [weight.detach() for optimizer in self._optimizers for weight in _weights(optimizer)]
+        tensors = [weight.detach() for optimizer in self._optimizers for weight in weights_of(optimizer)]
         tensors += policy.buffers()
         states = [state for states in self._states for state in states.values()]
         tensors += [tensor for state in states for tensor in state.values() if th.is_tensor(tensor)]

@@ -7,6 +7,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    MultiCategoricalDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticCnnPolicy as SB3CnnPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy as SB3ActorCriticPolicy
 from stable_baselines3.common.policies import BasePolicy
@@ -16,6 +22,14 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_pg.schedules import Schedule
+
+STOCK_DISTRIBUTIONS = (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    MultiCategoricalDistribution,
+)
+"""SB3's distributions whose parameters are what a linear layer puts out."""
 
 
 class QCriticMixin(SB3ActorCriticPolicy):
@@ -210,10 +224,7 @@ def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
     critic = getattr(policy, "critic_optimizer", None)
     if critic is None:
         return False
-    of_actor, of_critic = (
-        {id(weight) for group in optimizer.param_groups for weight in group["params"]}
-        for optimizer in (policy.optimizer, critic)
-    )
+    of_actor, of_critic = ({id(weight) for weight in weights_of(optimizer)} for optimizer in (policy.optimizer, critic))
     return of_actor.isdisjoint(of_critic) and of_critic <= {id(weight) for weight in policy.parameters()}
 
 
@@ -236,9 +247,14 @@ def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_lear
     policy.critic_optimizer = build([{"params": critic}], lr=vf_learning_rate, **kwargs)
 
 
+def weights_of(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
+    """All that an optimizer changes, in its order."""
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
+
+
 def learns(optimizer: th.optim.Optimizer) -> bool:
     """Whether it has a weight that is not frozen; losses of none have no gradient."""
-    return any(weight.requires_grad for group in optimizer.param_groups for weight in group["params"])
+    return any(weight.requires_grad for weight in weights_of(optimizer))
 
 
 def overrides(policy: SB3ActorCriticPolicy, *names: str) -> bool:

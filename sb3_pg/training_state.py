@@ -39,7 +39,7 @@ def take(model: OnPolicyAlgorithm, keeper: EnvironmentKeeper | None) -> State:
         "n_envs": model.n_envs,
         "begun": begun,
         "attributes": {name: copy.copy(getattr(model, name)) for name in (*_COUNTS, *_EPISODES, *_OBSERVATIONS)},
-        "times_at_start": copy.copy(getattr(model.rollout_buffer, "_times_at_start", None)),
+        "times_at_start": copy.copy(getattr(model.rollout_buffer, "times_at_start", None)),
         "generators": _generators(model),
         "statistics": [
             {name: (rms.mean, rms.var, rms.count) for name, rms in each.items()} for each in statistics_of(model.env)
@@ -116,7 +116,7 @@ def restore_times(model: OnPolicyAlgorithm, packed: bytes) -> None:
 
 def _put_times(model: OnPolicyAlgorithm, times: Any) -> None:
     model.rollout_buffer.reset()  # builds the arrays; building them later would count from zero
-    model.rollout_buffer._times_at_start = times  # type: ignore[attr-defined]
+    model.rollout_buffer.times_at_start = times  # type: ignore[attr-defined]
 
 
 def _seed_anew(env: VecEnv, seed: int | None, state: State) -> None:

@@ -26,7 +26,7 @@ from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, gae, get_estimator, lambda_returns, standardize
 from sb3_pg.checks import check_arguments, check_bounds, check_parameters
 from sb3_pg.faults import TrainingError, WrongShapeError, collecting, updating
-from sb3_pg.hoof import log_probs_after
+from sb3_pg.hoof import batch_log_probs, log_probs_after
 from sb3_pg.lambda_rules import LambdaLike, LambdaRules, choose_lambdas
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
 from sb3_pg.policies import (
@@ -40,6 +40,7 @@ from sb3_pg.policies import (
     learns,
     split_optimizers,
     use_numpy_tanh,
+    weights_of,
 )
 from sb3_pg.rollout.actors import describe_actor
 from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer, minibatches, not_finite, pieces
@@ -402,9 +403,7 @@ class VPG(SavingMixin):
 
         with updating(self, self.policy, self._this_update()):
             # 1. Data
-            samples = self.rollout_buffer.samples(self._policy_weights())
-            if self.policy_loss != "vanilla" or self.target_kl is not None:
-                samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+            samples = self._samples(self.policy_weights())
             self.policy.set_training_mode(True)
 
             # 2. and 3. Losses and gradient steps
@@ -458,17 +457,17 @@ class VPG(SavingMixin):
             stats |= {"value_loss": fit["value_loss"], "critic_grad_norm": fit["grad_norm"]}
         return stats
 
-    def _policy_weights(self, advantages: Array | None = None) -> Array:
+    def policy_weights(self, advantages: Array | None = None) -> Array:
         """What multiplies log pi at each step: the advantages, normalised and weighted as the parameters say.
 
         :param advantages: others than those in the buffer
+        :return: shape ``(n_steps, n_envs)``
         """
         buffer = self.rollout_buffer
         weights = buffer.advantages if advantages is None else advantages
         normaliser = self._batch_rule.normaliser(self.n_envs)
         if self.normalize_advantage is not False:
-            valid = np.ones(weights.shape, dtype=bool) if buffer.valid is None else buffer.valid
-            weights = self._standardized(weights, valid)
+            weights = self._standardized(weights, buffer.valid_steps)
         if normaliser is not None and self.normalize_advantage in (False, "center"):
             weights = weights * (buffer.n_valid / normaliser)
         if self.state_discount:
@@ -486,13 +485,17 @@ class VPG(SavingMixin):
                 f"({self.rollout_buffer.describe_largest_reward()}). Normalised rewards may help"
             ) from error
 
-    def _old_log_probs(self, samples: Samples) -> th.Tensor:
-        """Log-probabilities under the policy that collected, before any step has changed it."""
-        if self.rollout_buffer.has_step_values:
-            return samples.old_log_prob
-        with th.no_grad():
-            found = [evaluate_log_probs(self.policy, part.observations, part.actions)[0] for part in pieces(samples)]
-        return th.cat(found)
+    @property
+    def _compares_policies(self) -> bool:
+        """Whether the log-probabilities of the policy that collected are needed."""
+        return self.policy_loss != "vanilla" or self.target_kl is not None
+
+    def _samples(self, weights: Array) -> Samples:
+        """The batch, before any step has changed the policy that collected it."""
+        samples = self.rollout_buffer.samples(weights)
+        if self.rollout_buffer.has_step_values or not self._compares_policies:
+            return samples
+        return samples._replace(old_log_prob=batch_log_probs(self.policy, samples))
 
     def _order(self, batch_size: int | None) -> Any:
         """The order in which a pass goes through the batch: as it is where one step takes it all."""
@@ -516,7 +519,7 @@ class VPG(SavingMixin):
         # Without the bonus its graph is left out; in a joint optimizer A2C's sum is kept, term by term
         total = policy_loss + ent_coef * entropy_loss if ent_coef or self.joint_optimizer else policy_loss
         terms = {"loss": total, "policy_loss": policy_loss, "entropy_loss": entropy_loss}
-        if self.policy_loss != "vanilla" or self.target_kl is not None:
+        if self._compares_policies:
             with th.no_grad():
                 terms["approx_kl"] = losses.approximate_kl(log_probs, data.old_log_prob)
         return terms
@@ -586,8 +589,7 @@ class VPG(SavingMixin):
     def _log_probs_after(self, trajectories: Trajectories, gae_lambda: float | Array, factor: float) -> Array:
         """See :class:`~sb3_pg.advantage.gae_lambda.LambdaBatch`: what one step on the whole batch would lead to."""
         advantages = gae(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
-        samples = self.rollout_buffer.samples(self._policy_weights(advantages))
-        samples = samples._replace(old_log_prob=self._old_log_probs(samples))
+        samples = self._samples(self.policy_weights(advantages))
 
         def step() -> None:
             """Take one step on the whole batch, if there is a weight that it can change."""
@@ -595,13 +597,13 @@ class VPG(SavingMixin):
                 loss = self._backward(self.policy.optimizer, self._actor_losses, samples)["loss"]
                 self._step(self.policy.optimizer, loss)
 
-        return log_probs_after(self.policy, samples, self._scaled_learning_rate(factor), step)
+        after = log_probs_after(self.policy, samples, self._scaled_learning_rate(factor), step)
+        return cast(Array, after.cpu().numpy())
 
     def _fit_numpy_critic(self, optimizer: th.optim.Optimizer, samples: Samples) -> Stats:
         """What :meth:`_descend` does with :meth:`_critic_losses`, without graphs, for a stock critic."""
         critic = NumpyCritic(self.policy)
         flat_gradient = critic.allocate_gradient()
-        longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
         observations = cast(th.Tensor, samples.observations).numpy()
         observations, returns = observations.reshape(len(observations), -1), samples.returns.numpy()
         batch_size = min(self.critic_batch_size or len(returns), len(returns))
@@ -611,7 +613,7 @@ class VPG(SavingMixin):
             for first in range(0, len(returns), batch_size):
                 rows = slice(None) if order is None else order[first : first + batch_size]
                 loss = critic.gradient(observations[rows], returns[rows])
-                norm = clip_norm(flat_gradient, longest)
+                norm = clip_norm(flat_gradient, self._longest_gradient)
                 self._check_gradient(norm, loss, "critic")
                 optimizer.step()
                 stats["value_loss"].append(loss)
@@ -620,12 +622,14 @@ class VPG(SavingMixin):
 
     def _step(self, optimizer: th.optim.Optimizer, loss: float) -> float:
         """One step along the gradient that is there; returns its norm before clipping."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        longest = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = th.nn.utils.clip_grad_norm_(parameters, longest).item()
+        norm = th.nn.utils.clip_grad_norm_(weights_of(optimizer), self._longest_gradient).item()
         self._check_gradient(norm, loss, "policy" if optimizer is self.policy.optimizer else "critic")
         optimizer.step()
         return norm
+
+    @property
+    def _longest_gradient(self) -> float:
+        return math.inf if self.max_grad_norm is None else self.max_grad_norm
 
     def _check_gradient(self, norm: float, loss: float, whose: str) -> None:
         if not (math.isfinite(norm) and math.isfinite(loss)):

@@ -14,7 +14,7 @@ from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, ti
 from sb3_pg.advantage.estimators import gae
 from sb3_pg.advantage.gae_lambda import Hoof, segment_returns, weighted_importance_sampling
 from sb3_pg.faults import put_back
-from sb3_pg.hoof import log_probs, log_probs_after
+from sb3_pg.hoof import batch_log_probs, log_probs_after
 from sb3_pg.lambda_rules import LambdaRules, lambda_batch
 
 
@@ -77,9 +77,9 @@ def test_the_score_is_that_of_the_policy_after_a_step_that_another_model_takes(r
         for name in ("actions", "observations", "rewards", "dones", "values", "next_values"):
             getattr(taking.rollout_buffer, name)[:] = getattr(buffer, name)
         taking.rollout_buffer.advantages = gae(buffer.trajectories(), gamma=0.99, gae_lambda=gae_lambda)
-        before = log_probs(taking.policy, buffer.samples())
+        before = batch_log_probs(taking.policy, buffer.samples()).numpy()
         taking.train()
-        after = log_probs(taking.policy, buffer.samples())
+        after = batch_log_probs(taking.policy, buffer.samples()).numpy()
         assert np.abs(after - before).max() > 1e-4
         np.testing.assert_allclose(tried, after, atol=1e-6)
 

@@ -19,7 +19,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
+import sb3_pg.vpg
 from sb3_pg import REINFORCE, VPG, TunableA2C
+from sb3_pg.hoof import batch_log_probs
 from sb3_pg.policies import has_split_optimizers
 
 SGD = dict(optimizer_class=th.optim.SGD)
@@ -682,16 +684,18 @@ def test_a_network_of_the_users_is_used() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [dict(policy_loss="clipped"), dict(policy_loss="importance"), dict(target_kl=1.0)])
-def test_the_old_policy_is_the_one_that_acted_without_dropout(kwargs: dict[str, Any]) -> None:
+def test_the_old_policy_is_the_one_that_acted_without_dropout(
+    kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In training mode it would be another random policy, and no ratio would begin at one."""
     model = tiny(**kwargs)
-    modes, computed = [], model._old_log_probs
+    modes, computed = [], batch_log_probs
 
-    def watched(samples: Any) -> th.Tensor:
-        modes.append(model.policy.training)
-        return computed(samples)
+    def watched(policy: Any, samples: Any) -> th.Tensor:
+        modes.append(policy.training)
+        return computed(policy, samples)
 
-    model._old_log_probs = watched
+    monkeypatch.setattr(sb3_pg.vpg, "batch_log_probs", watched)
     model.learn(32)
     assert modes == [False, False]
     assert model.policy.training

@@ -96,6 +96,27 @@ def times_in_episode(
     return (rows - np.maximum.accumulate(start, axis=0)).astype(np.int64)
 
 
+def segments(
+    dones: NDArray[np.bool_], valid: NDArray[np.bool_], longest: int | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """
+    Number what a rollout holds of each episode, one environment after the other.
+
+    :param dones: True where the episode ended after the step, shape ``(n_steps, n_envs)``
+    :param valid: False for steps that are in no segment, same shape
+    :param longest: cut segments to this many steps
+    :return: whether a step is the first of its segment, and the segment's number, which means nothing where not valid;
+        same shape
+    """
+    begins = np.ones(dones.shape, dtype=bool)
+    begins[1:] = dones[:-1] | ~valid[:-1]
+    if longest is not None:
+        begins[::longest] = True
+    begins &= valid
+    numbers: NDArray[np.int64] = np.cumsum(begins.T).reshape(begins.T.shape).T - 1
+    return begins, numbers
+
+
 def discounted_sums(terms: Array, discount: float | Array, dones: NDArray[np.bool_]) -> Array:
     r"""Discounted sums to the end of the episode; the one backward recursion of this library.
 

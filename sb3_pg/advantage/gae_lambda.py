@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pg.advantage.estimators import Array, Trajectories, gae, reward_to_go
+from sb3_pg.advantage.estimators import Array, Trajectories, gae, reward_to_go, segments
 
 
 class GradientProducts(NamedTuple):
@@ -402,11 +402,7 @@ def segment_returns(trajectories: Trajectories, gamma: float) -> tuple[NDArray[n
 
     :return: number of each valid step's episode, in order of time, shape ``(batch,)``, and one return for each episode
     """
-    begins = np.zeros(trajectories.dones.shape, dtype=bool)
-    begins[0] = True
-    begins[1:] = trajectories.dones[:-1] | ~trajectories.valid[:-1]
-    begins &= trajectories.valid
-    numbers = np.cumsum(begins.T).reshape(begins.T.shape).T - 1
+    begins, numbers = segments(trajectories.dones, trajectories.valid)
     returns = reward_to_go(trajectories, gamma=gamma).T[begins.T]
     return numbers[trajectories.valid].astype(np.int64), returns.astype(np.float64)
 

@@ -16,9 +16,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from tqdm import tqdm
 
 from sb3_pg.advantage.estimators import Array, times_in_episode
-from sb3_pg.gradient.per_episode import Factors, score_factors, why_not_layers
+from sb3_pg.gradient.callbacks import is_readable
+from sb3_pg.gradient.per_episode import Factors, join_factors, score_factors, why_not_layers
 from sb3_pg.rollout.buffer import TrajectoryBuffer
-from sb3_pg.rollout.collector import BatchRule, collect, critic_pass, q_pass
+from sb3_pg.rollout.collector import LONGEST_EPISODE, BatchRule, collect, critic_pass, q_pass
 from sb3_pg.schedules import as_schedule
 
 # A gradient of more parameters than this is told from the last layer alone: with some thirty choices of Psi and a
@@ -28,8 +29,19 @@ _MOST_PARAMETERS = 100_000
 _MOST_BYTES = 2**30
 # Rows that are collected at a time: enough for the work per row to be worth more than the work per call.
 _ROWS = 128
-# Steps without the end of an episode after which there is none.
-_LONGEST_EPISODE = 200_000
+
+
+class Piece(NamedTuple):
+    """Consecutive rows of experience; arrays have the shape ``(n_steps, n_envs)``."""
+
+    rewards: Array
+    dones: NDArray[np.bool_]
+    values: Array
+    next_values: Array
+    shown: NDArray[np.int64]
+    """Hashes of the observations."""
+    factors: list[Factors]
+    q_values: Array | None
 
 
 class Training(NamedTuple):
@@ -162,11 +174,9 @@ def check_policy(model: Any) -> None:
 
     :raises ValueError: naming algorithm and policy
     """
-    policy = model.policy
-    fits = isinstance(model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)
-    if not fits or hasattr(policy, "lstm_actor"):
+    if not is_readable(model):
         raise ValueError(
-            f"{type(model).__name__} with {type(policy).__name__} cannot be examined; accepted are on-policy "
+            f"{type(model).__name__} with {type(model.policy).__name__} cannot be examined; accepted are on-policy "
             "algorithms with SB3's ActorCriticPolicy, such as vpg, reinforce, a2c, ppo, trpo"
         )
 
@@ -195,7 +205,7 @@ def gather(
     every_layer = choose_layers(model.policy, last_layer)
     n_envs = model.get_env().num_envs  # type: ignore[union-attr]
     wanted = n_batches * training.n_envs * training.n_steps
-    pieces: list[tuple[Any, ...]] = []
+    pieces: list[Piece] = []
     n_rows = n_ended = quiet_rows = 0
     last_row: int | None = None
     waiting = np.ones(n_envs, dtype=bool)
@@ -204,7 +214,7 @@ def gather(
             if not pieces:
                 _check_memory(piece, wanted)
             pieces.append(piece)
-            dones: NDArray[np.bool_] = piece[1]
+            dones = piece.dones
             n_rows, n_ended = n_rows + len(dones), n_ended + int(dones.sum())
             quiet_rows = 0 if dones.any() else quiet_rows + len(dones)
             if last_row is not None:
@@ -213,7 +223,7 @@ def gather(
                 last_row = n_rows
             if last_row is not None and not waiting.any():
                 break
-            if quiet_rows > _LONGEST_EPISODE:
+            if quiet_rows > LONGEST_EPISODE:
                 raise ValueError(
                     f"no episode ended within {quiet_rows} steps; the doctor needs whole episodes: an environment that "
                     "terminates, or has a time limit"
@@ -221,9 +231,9 @@ def gather(
     return _join(pieces, last_row or n_rows, "all layers" if every_layer else "the last layer")
 
 
-def _check_memory(piece: tuple[Any, ...], n_steps: int) -> None:
-    arrays = {id(array): array for each in piece[5] for array in each if array is not None}
-    needed = sum(array.nbytes for array in arrays.values()) / piece[0].size * n_steps
+def _check_memory(piece: Piece, n_steps: int) -> None:
+    arrays = {id(array): array for each in piece.factors for array in each if array is not None}
+    needed = sum(array.nbytes for array in arrays.values()) / piece.rewards.size * n_steps
     if needed > _MOST_BYTES:
         raise ValueError(
             f"{n_steps} steps would take {needed / 2**30:.1f} GiB of memory, and twice that for a moment; at most "
@@ -231,7 +241,7 @@ def _check_memory(piece: tuple[Any, ...], n_steps: int) -> None:
         )
 
 
-def _pieces(model: OnPolicyAlgorithm, training: Training, bar: Any, every_layer: bool) -> Iterator[tuple[Any, ...]]:
+def _pieces(model: OnPolicyAlgorithm, training: Training, bar: Any, every_layer: bool) -> Iterator[Piece]:
     """Consecutive rows of experience, without end."""
     env = model.get_env()
     assert env is not None
@@ -250,9 +260,7 @@ def _pieces(model: OnPolicyAlgorithm, training: Training, bar: Any, every_layer:
         yield _piece(model, training, buffer, every_layer)
 
 
-def _piece(
-    model: OnPolicyAlgorithm, training: Training, buffer: TrajectoryBuffer, every_layer: bool
-) -> tuple[Any, ...]:
+def _piece(model: OnPolicyAlgorithm, training: Training, buffer: TrajectoryBuffer, every_layer: bool) -> Piece:
     if training.uses_critic:
         critic_pass(model.policy, buffer, bootstrap=training.bootstraps)
         values, next_values = buffer.values.copy(), buffer.next_values
@@ -271,7 +279,7 @@ def _piece(
     # The first layer's inputs are a view of the buffer, which the next piece is written over
     kept = [each._replace(inputs=None if each.inputs is None else each.inputs.copy()) for each in factors]
     shown = np.array([hash(row) for row in _bytes_of(buffer)], dtype=np.int64).reshape(buffer.rewards.shape)
-    return buffer.rewards.copy(), buffer.dones.copy(), values, next_values, shown, kept, q_values
+    return Piece(buffer.rewards.copy(), buffer.dones.copy(), values, next_values, shown, kept, q_values)
 
 
 def _bytes_of(buffer: TrajectoryBuffer) -> Iterator[bytes]:
@@ -283,26 +291,13 @@ def _bytes_of(buffer: TrajectoryBuffer) -> Iterator[bytes]:
             yield b"".join(part[row, column].tobytes() for part in parts)
 
 
-def _join(pieces: list[tuple[Any, ...]], last_row: int, layers: str) -> Experience:
+def _join(pieces: list[Piece], last_row: int, layers: str) -> Experience:
     """All rows together; valid are those of the episodes that began before ``last_row`` and have ended."""
     rewards, dones, values, next_values, shown, factors, q_values = zip(*pieces, strict=True)
     all_dones: NDArray[np.bool_] = np.concatenate(dones)
     times = times_in_episode(all_dones)
     rows = np.arange(len(times))[:, None]
     ends_later = np.logical_or.accumulate(all_dones[::-1], axis=0)[::-1]
-    together: dict[int, Array] = {}
-
-    def join(arrays: list[Array]) -> Array:
-        # Weight and bias of a layer share an array, before and after
-        return together.setdefault(id(arrays[0]), np.concatenate(arrays))
-
-    joined = [
-        Factors(
-            join([part.delta for part in same]),
-            None if same[0].inputs is None else join([part.inputs for part in same]),
-        )
-        for same in zip(*factors, strict=True)
-    ]
     return Experience(
         np.concatenate(rewards),
         all_dones,
@@ -311,7 +306,7 @@ def _join(pieces: list[tuple[Any, ...]], last_row: int, layers: str) -> Experien
         times,
         (rows - times < last_row) & ends_later,
         np.concatenate(shown),
-        joined,
+        join_factors(factors),
         layers,
         None if q_values[0] is None else np.concatenate(q_values),
     )

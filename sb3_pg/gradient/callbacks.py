@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch as th
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -48,6 +49,13 @@ class Batch(NamedTuple):
     """Steps since the episode began, shape ``(batch,)``."""
 
 
+def is_readable(model: BaseAlgorithm) -> bool:
+    """Whether a model has rollouts and a policy gradient that can be read: not with a recurrent policy."""
+    policy = model.policy
+    fits = isinstance(model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)
+    return fits and not hasattr(policy, "lstm_actor")
+
+
 def read_batch(model: OnPolicyAlgorithm) -> Batch:
     """The batch in the model's rollout buffer, after collection and before training; a copy of nothing is kept.
 
@@ -56,7 +64,7 @@ def read_batch(model: OnPolicyAlgorithm) -> Batch:
     buffer = model.rollout_buffer
     if isinstance(buffer, TrajectoryBuffer):
         samples: Any = buffer.samples()
-        valid = np.ones(buffer.rewards.shape, dtype=bool) if buffer.valid is None else buffer.valid
+        valid = buffer.valid_steps
         observations, actions, dones, times = samples.observations, samples.actions, buffer.dones, buffer.times
     else:
         observations, actions, dones, times = _from_host(buffer)
@@ -78,7 +86,7 @@ def _from_host(buffer: RolloutBuffer) -> tuple[PyTorchObs, th.Tensor, NDArray[np
 
 def _weights(model: OnPolicyAlgorithm, valid: NDArray[np.bool_]) -> Array:
     """What multiplies log pi at each step, up to a factor for the hosts' algorithms: no statistic depends on it."""
-    own = getattr(model, "_policy_weights", None)
+    own = getattr(model, "policy_weights", None)
     if own is not None:
         return cast(Array, own())
     advantages = model.rollout_buffer.advantages
@@ -153,11 +161,10 @@ class GradientStatisticsCallback(BaseCallback):
         self._weight = 0.0
 
     def _init_callback(self) -> None:
-        policy = self.model.policy
-        fits = isinstance(self.model, OnPolicyAlgorithm) and isinstance(policy, ActorCriticPolicy)
-        if not fits or hasattr(policy, "lstm_actor"):
+        if not is_readable(self.model):
+            names = f"{type(self.model).__name__} with {type(self.model.policy).__name__}"
             raise ValueError(
-                f"GradientStatisticsCallback cannot read {type(self.model).__name__} with {type(policy).__name__}; "
+                f"GradientStatisticsCallback cannot read {names}; "
                 "accepted are on-policy algorithms with SB3's ActorCriticPolicy, such as VPG, REINFORCE, A2C, PPO, TRPO"
             )
 

@@ -12,7 +12,7 @@ not made of linear layers alone take the slower way of :func:`gradients_by_autog
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -22,17 +22,15 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
-    CategoricalDistribution,
     DiagGaussianDistribution,
-    MultiCategoricalDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_pg.advantage.estimators import Array
-from sb3_pg.policies import evaluate_log_probs, overrides
+from sb3_pg.advantage.estimators import Array, segments
+from sb3_pg.policies import STOCK_DISTRIBUTIONS, evaluate_log_probs, overrides
 from sb3_pg.rollout.observations import piece_slices, take_rows
 
 Blocks = NDArray[np.int64]
@@ -40,12 +38,6 @@ Blocks = NDArray[np.int64]
 # Statistics of a few dozen parts are as good as those of hundreds, and cost less
 MAX_BLOCKS = 32
 
-_STOCK_DISTRIBUTIONS = (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    MultiCategoricalDistribution,
-)
 # What stands between an observation and the log-probability of an action in SB3's policy
 _METHODS = ("evaluate_actions", "extract_features", "get_distribution", "_get_action_dist_from_latent")
 
@@ -125,7 +117,7 @@ def why_no_output_layer(policy: ActorCriticPolicy) -> str:
     if getattr(policy, "use_sde", False) or getattr(policy, "squash_output", False):
         return "use_sde=True: with gSDE the last layer is not the only one that acts on the features"
     distribution = getattr(policy, "action_dist", None)
-    if type(distribution) not in _STOCK_DISTRIBUTIONS:
+    if type(distribution) not in STOCK_DISTRIBUTIONS:
         return f"its distribution is {type(distribution).__name__}"
     layer = getattr(policy, "action_net", None)
     return "" if isinstance(layer, nn.Linear) else f"its action_net is {type(layer).__name__}"
@@ -223,12 +215,28 @@ def all_layers(policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.
         )
     with _as_it_acts(policy):
         parts = [_layers_of_piece(policy, *_rows(observations, actions, rows)) for rows in piece_slices(observations)]
+    return join_factors(parts)
+
+
+def join_factors(parts: Sequence[list[Factors]]) -> list[Factors]:
+    """Factors of consecutive pieces of a batch as those of the whole; weight and bias of a layer go on sharing theirs.
+
+    :param parts: factors of each piece, at least one
+    """
     if len(parts) == 1:
         return parts[0]
+    together: dict[int, Array] = {}
+
+    def join(arrays: list[Array]) -> Array:
+        key = id(arrays[0])
+        if key not in together:
+            together[key] = np.concatenate(arrays)
+        return together[key]
+
     return [
         Factors(
-            np.concatenate([part.delta for part in same]),
-            None if same[0].inputs is None else np.concatenate([cast(Array, part.inputs) for part in same]),
+            join([part.delta for part in same]),
+            None if same[0].inputs is None else join([cast(Array, part.inputs) for part in same]),
         )
         for same in zip(*parts, strict=True)
     ]
@@ -411,17 +419,8 @@ def split_episodes(
     """
     if max_blocks < 1 or (longest is not None and longest < 1):
         raise ValueError(f"max_blocks={max_blocks!r}, longest={longest!r}: whole numbers of at least 1 are expected")
-    begins = np.zeros(dones.shape, dtype=bool)
-    begins[0] = True
-    begins[1:] = dones[:-1]
-    if longest is not None:
-        begins[::longest] = True
     valid = np.ones(dones.shape, dtype=bool) if valid is None else valid
-    # A segment whose beginning is not valid has valid steps nowhere or begins with the first of them
-    before = np.zeros_like(valid)
-    before[1:] = valid[:-1]
-    begins = (begins | ~before) & valid
-    numbers = np.cumsum(begins.T, axis=None).reshape(dones.T.shape).T - 1
+    begins, numbers = segments(dones, valid, longest)
     blocks = np.where(valid, numbers % max_blocks, -1)
     return blocks, np.bincount(np.arange(begins.sum()) % max_blocks).astype(np.int64)
 

@@ -11,7 +11,6 @@ import torch as th
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
@@ -20,7 +19,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_pg.policies import NumpyTanh, overrides, why_not_plain
+from sb3_pg.policies import STOCK_DISTRIBUTIONS, NumpyTanh, overrides, why_not_plain
 from sb3_pg.rollout.observations import Observations
 
 Array = NDArray[Any]
@@ -39,22 +38,12 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[Callable[[Array, Array], Any], float]]
     nn.ReLU: (lambda x, out: np.maximum(x, 0.0, out=out), 1.0),
 }
 
-_DISTRIBUTIONS = (
-    DiagGaussianDistribution,
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-    BernoulliDistribution,
-)
-
 # Steps that noise is drawn for at a time when the length of the rollout is not known.
 _NOISE_ROWS = 512
 
 
 class Actor(Protocol):
     """Draws actions from a policy, for one rollout during which its weights do not change."""
-
-    gives_values: bool
-    """Whether ``values`` and ``log_probs`` are there after each call."""
 
     def __call__(self, observations: Observations) -> Array:
         """Actions for one observation of every environment, shape ``(n_envs, *action_shape)``."""
@@ -67,8 +56,6 @@ class DistributionActor:
     Right for every policy that does not override ``forward`` or ``extract_features``. Draws from torch's generator what
     SB3 would draw.
     """
-
-    gives_values = False
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
@@ -88,8 +75,6 @@ class TorchActor:
     policy with a stock distribution that leaves SB3's way from the observation to it as it is.
     """
 
-    gives_values = False
-
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
         assert not why_not_stock(policy)
         self.policy = policy
@@ -108,8 +93,6 @@ class TorchActor:
 class ForwardActor:
     """SB3's own collection: ``policy.forward`` at every step, with values and log-probabilities."""
 
-    gives_values = True
-
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self.policy = policy
 
@@ -127,8 +110,6 @@ class NumpyActor:
 
     At the sizes of a rollout step a NumPy call costs a tenth of a torch one.
     """
-
-    gives_values = False
 
     def __init__(self, policy: ActorCriticPolicy, n_envs: int, n_rows: int | None) -> None:
         assert not why_not_numpy(policy)
@@ -217,7 +198,7 @@ def why_not_stock(policy: ActorCriticPolicy) -> str:
     """What keeps noise from being drawn apart from the policy's own distribution; empty if nothing does."""
     if policy.use_sde or policy.squash_output:
         return "gSDE"
-    if type(policy.action_dist) not in _DISTRIBUTIONS:
+    if type(policy.action_dist) not in STOCK_DISTRIBUTIONS:
         return f"distribution {type(policy.action_dist).__name__}"
     if overrides(policy, *_ACTING_METHODS):
         return f"{type(policy).__name__} overrides how its distribution is made"

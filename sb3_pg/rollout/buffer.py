@@ -50,7 +50,7 @@ class TrajectoryBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._storage: dict[str, Any] = {}
-        self._times_at_start = np.zeros(0, dtype=np.int64)
+        self.times_at_start = np.zeros(0, dtype=np.int64)
         self._times_are_counted = True
         self.recompute: Callable[[], None] | None = None
         super().__init__(*args, **kwargs)
@@ -66,14 +66,14 @@ class TrajectoryBuffer(RolloutBuffer):
             them when not given
         """
         if not self._storage:
-            self._times_at_start = np.zeros(self.n_envs, dtype=np.int64)
+            self.times_at_start = np.zeros(self.n_envs, dtype=np.int64)
             self._allocate(self.buffer_size)
         elif not self._times_are_counted:  # the last rollout was interrupted
             self.count_times()
         self._times_are_counted = False
         self._expose(len(self._storage["rewards"]))
         self._starts[0] = True if episode_starts is None else episode_starts
-        self._times_at_start[self._starts[0]] = 0
+        self.times_at_start[self._starts[0]] = 0
         self.pos = 0
         self.full = False
         self.has_step_values = False
@@ -187,15 +187,15 @@ class TrajectoryBuffer(RolloutBuffer):
         self._times_are_counted = True
         dones = self._starts[1 : self.pos + 1]
         if self.pos:
-            self.times = times_in_episode(dones, self._times_at_start)
-            self._times_at_start = np.where(dones[-1], 0, self.times[-1] + 1)
+            self.times = times_in_episode(dones, self.times_at_start)
+            self.times_at_start = np.where(dones[-1], 0, self.times[-1] + 1)
 
     def discard_truncated(self) -> None:
         """Take every step of an episode that a time limit ended out of the batch.
 
         :raises ValueError: when that leaves no step
         """
-        valid = np.ones(self.rewards.shape, dtype=bool) if self.valid is None else self.valid
+        valid = self.valid_steps
         for step, env_index, _ in self.terminal_observations:
             first = max(step - int(self.times[step, env_index]), 0)
             valid[first : step + 1, env_index] = False
@@ -236,6 +236,11 @@ class TrajectoryBuffer(RolloutBuffer):
             valid=self.valid,  # type: ignore[arg-type]
             q_values=q_values,
         )
+
+    @property
+    def valid_steps(self) -> NDArray[np.bool_]:
+        """Which steps belong to the batch, shape ``(n_steps, n_envs)``."""
+        return np.ones(self.rewards.shape, dtype=bool) if self.valid is None else self.valid
 
     @property
     def n_valid(self) -> int:

@@ -133,7 +133,7 @@ def collect(
         n_steps += 1
         shares.count(n_steps, dones)
 
-    buffer.has_step_values = actor.gives_values
+    buffer.has_step_values = step_values is not None
     _end(model, env, buffer, cast(Observations, new_obs), shares)
     return True
 

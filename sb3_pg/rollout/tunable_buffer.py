@@ -32,7 +32,7 @@ class TunableBuffer(RolloutBuffer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Under the name that training_state saves: where the next row's episodes are, if it begins none
-        self._times_at_start: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self.times_at_start: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         super().__init__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,8 +65,8 @@ class TunableBuffer(RolloutBuffer):
         log_prob: th.Tensor,
     ) -> None:
         """Add a step of every environment; see SB3's buffer."""
-        self.times[self.pos] = np.where(episode_start, 0, self._times_at_start)
-        self._times_at_start = self.times[self.pos] + 1
+        self.times[self.pos] = np.where(episode_start, 0, self.times_at_start)
+        self.times_at_start = self.times[self.pos] + 1
         super().add(obs, action, reward, episode_start, value, log_prob)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[Any]) -> None:

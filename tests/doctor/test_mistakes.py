@@ -271,7 +271,7 @@ def test_our_own_rollouts_are_right() -> None:
     distribution = policy.get_distribution(samples.observations).distribution
     found = dict(
         rewards=buffer.rewards, dones=buffer.dones, values=buffer.values, next_values=buffer.next_values,
-        advantages=model._policy_weights(), returns=buffer.returns, gamma=GAMMA, gae_lambda=LAMBDA,
+        advantages=model.policy_weights(), returns=buffer.returns, gamma=GAMMA, gae_lambda=LAMBDA,
         actions=buffer.actions, log_probs=distribution.log_prob(samples.actions).sum(dim=1).detach().numpy(),
         means=distribution.mean.detach().numpy(), stds=distribution.stddev[0].detach().numpy(),
         truncated=np.zeros_like(buffer.dones),

@@ -117,7 +117,7 @@ def test_the_numbers_are_those_of_the_losses_own_gradient(kwargs: dict[str, Any]
         buffer, policy = model.rollout_buffer, model.policy
         valid = np.ones(buffer.dones.shape, dtype=bool) if buffer.valid is None else buffer.valid
         blocks, counts = split_episodes(buffer.dones, valid)
-        samples = buffer.samples(model._policy_weights())
+        samples = buffer.samples(model.policy_weights())
         log_probs = evaluate_log_probs(policy, samples.observations, samples.actions)[0]
         named = [*policy.mlp_extractor.policy_net.parameters()] if all_layers else []
         named += [policy.log_std] if all_layers and hasattr(policy, "log_std") else []
