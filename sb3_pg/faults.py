@@ -93,6 +93,7 @@ def updating(model: BaseAlgorithm, policy: ActorCriticPolicy, where: str) -> Ite
     :param model: the algorithm that trains
     :param policy: whose weights are updated
     :param where: which update it is, for the message
+    :raises TrainingError: when a weight is no finite number at the end
     """
     snapshot = _Snapshot(policy)
     try:

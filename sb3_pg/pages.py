@@ -1,26 +1,28 @@
-"""Pages as Markdown and HTML, files that are written whole or not at all, tables between two marks of a page."""
+"""Pages as Markdown, HTML and CSV, and tables between two marks of a page."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import html
-import os
+import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+from sb3_pg.files import write_whole
 
-def write_whole(path: Path, text: str | bytes) -> None:
-    """Write a file under another name and rename it: who reads it, or interrupts this, never finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.write_bytes(text.encode() if isinstance(text, str) else text)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+def as_csv(heading: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as comma-separated values, None as nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 class NoMarksError(ValueError):
@@ -99,9 +101,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Finding:
-    """A box with what was found, in the colour of its level: good, watch, bad or unknown."""
+    """A box with what was found, in the colour of its level."""
 
     level: str
+    """``good``, ``watch`` (may be worth a change), ``bad`` (costs learning) or ``unknown`` (too little data)."""
     title: str
     text: str
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import io
 import json
-import os
 import pathlib
 import pickle
 import warnings
@@ -24,6 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import training_state
+from sb3_pg.files import whole
 from sb3_pg.rollout.env_state import EnvironmentKeeper, State
 
 SelfSaving = TypeVar("SelfSaving", bound="SavingMixin")
@@ -215,14 +215,10 @@ class SavingMixin(OnPolicyAlgorithm):
         target = pathlib.Path(path)
         target = target if target.suffix else target.with_name(f"{target.name}.zip")
         target = target.resolve() if target.is_symlink() else target  # the link stays, as it does in SB3
-        unfinished = target.with_name(f".{target.name}.unfinished")
-        try:
+        with whole(target) as unfinished:
             super().save(unfinished, exclude, include)
             _add_member(unfinished, state)
-            os.replace(unfinished, target)
-            self._last_save = str(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        self._last_save = str(target)
 
     @classmethod
     def load(

@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import VPG
@@ -49,6 +50,18 @@ class RandomEnv(gym.Env[Any, Any]):
         reward = float(np.sum(action)) + self.np_random.normal()
         terminated = bool(self.np_random.random() < 0.1)
         return self.observation_space.sample(), reward, terminated, self.steps >= 7 and not terminated, {}
+
+
+class WatchedEnv(RandomEnv):
+    """Keeps the actions that reach it."""
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        super().__init__(action_space)
+        self.actions: list[Any] = []
+
+    def step(self, action: Any) -> Any:
+        self.actions.append(action)
+        return super().step(action)
 
 
 class ScriptedEnv(gym.Env[Any, Any]):
@@ -97,6 +110,56 @@ class ScriptedEnv(gym.Env[Any, Any]):
             reward = wrong
         info = {"is_success": self.episode % 2 == 0} if done else {}
         return observation, reward, done and not self.truncated, done and self.truncated, info
+
+
+def overriding(method: str) -> type[ActorCriticPolicy]:
+    """SB3's policy with a version of its own of one method, which does the same: no short cut may pass it by."""
+
+    def same_as_before(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(ActorCriticPolicy, method)(self, *args, **kwargs)
+
+    return type("Overriding", (ActorCriticPolicy,), {method: same_as_before})
+
+
+AskedThroughTorch = overriding("get_distribution")
+"""Its actions are not drawn by NumPy, but from torch's random numbers, as SB3 does."""
+
+CriticInTorch = overriding("predict_values")
+"""Its critic is not replaced by NumPy."""
+
+
+class Counting:
+    """A rule for lambda with a memory, as a user may write it: 0.5, 0.25, 0.125 ..."""
+
+    def __init__(self) -> None:
+        self.n_batches = 0
+        self.seen: list[tuple[float, float]] = []
+
+    def choose(self, batch: Any) -> float:
+        self.n_batches += 1
+        self.seen.append((batch.gamma, batch.progress_remaining))
+        batch.record("gradient/lambda_score", float(self.n_batches))
+        return 0.5**self.n_batches
+
+
+class PerStep:
+    """Another lambda for every step, (step + environment) / (steps + environments); keeps the last batch."""
+
+    def choose(self, batch: Any) -> Any:
+        self.batch = batch.trajectories
+        shape = self.batch.rewards.shape
+        return np.indices(shape).sum(axis=0) / sum(shape)
+
+
+class Saying:
+    """Chooses whatever it was told to."""
+
+    def __init__(self, value: Any, **attributes: Any) -> None:
+        self.value = value
+        vars(self).update(attributes)
+
+    def choose(self, _: Any) -> Any:
+        return self.value
 
 
 def tiny(

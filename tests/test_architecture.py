@@ -34,7 +34,7 @@ LAYERS = (
         "hoof",
     },
     {"envs"},
-    {"advantage", "exact", "hyperparams"},
+    {"advantage", "exact", "hyperparams", "files"},
 )
 HEIGHT = {room: -line for line, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -44,12 +44,13 @@ OUTSIDE = {
     "exact": {"numpy"},
     "envs": {"numpy", "gymnasium"},
     "hyperparams": set(),
+    "files": set(),
     "losses": {"torch"},
     "pages": set(),
 }
 ONLY_IN = {
     "rl_zoo3": {"zoo", "train", "enjoy", "study", "tune", "doctor"},
-    "optuna": {"zoo", "tune", "study"},
+    "optuna": {"zoo", "tune"},
     "ray": {"launch"},
 }
 

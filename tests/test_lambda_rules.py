@@ -10,9 +10,22 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, DICT, IMAGE, RandomEnv, ScriptedEnv, one_rollout, same, tiny, weights
+from helpers import (
+    ACTION_SPACES,
+    DICT,
+    IMAGE,
+    AskedThroughTorch,
+    Counting,
+    PerStep,
+    RandomEnv,
+    Saying,
+    ScriptedEnv,
+    one_rollout,
+    same,
+    tiny,
+    weights,
+)
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_pg import REINFORCE, VPG
@@ -29,50 +42,12 @@ from rl_zoo3.utils import StoreDict  # noqa: E402
 RULES = ["length:0.5", "explained_variance", "auto", "hoof"]
 
 
-class Counting:
-    """A user's rule with a memory: 0.5, 0.25, 0.125 ..."""
-
-    def __init__(self) -> None:
-        self.n_batches = 0
-        self.seen: list[tuple[float, float]] = []
-
-    def choose(self, batch: LambdaBatch) -> float:
-        self.n_batches += 1
-        self.seen.append((batch.gamma, batch.progress_remaining))
-        batch.record("gradient/lambda_score", float(self.n_batches))
-        return 0.5**self.n_batches
-
-
-class PerStep:
-    """Lambda by the parity of the step."""
-
-    def choose(self, batch: LambdaBatch) -> Any:
-        return np.where(np.indices(batch.trajectories.rewards.shape)[0] % 2, 0.25, 0.75)
-
-
-class WithDefault:
-    default = 0.6
-
-    def choose(self, _: LambdaBatch) -> float:
-        return 0.1
-
-
 class FasterActor:
     learning_rate_factor = 1.0
 
     def choose(self, _: LambdaBatch) -> float:
         self.learning_rate_factor = 3.0
         return 0.9
-
-
-class Saying:
-    """Chooses whatever it was told to."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def choose(self, _: LambdaBatch) -> Any:
-        return self.value
 
 
 def expected_advantages(buffer: Any, gae_lambda: Any, gamma: float = 0.99) -> Any:
@@ -93,27 +68,35 @@ def test_advantages_and_targets_are_those_of_the_lambda_that_was_chosen(rule: An
 
 
 def test_a_rule_that_judges_policy_gradients_leaves_the_critic_at_its_default() -> None:
-    buffer = one_rollout(tiny(gae_lambda=WithDefault()))
+    buffer = one_rollout(tiny(gae_lambda=Saying(0.1, default=0.6)))
     np.testing.assert_allclose(buffer.advantages, expected_advantages(buffer, 0.1), atol=1e-6)
     target = lambda_returns(buffer.trajectories(), gamma=0.99, gae_lambda=0.6)
     np.testing.assert_allclose(buffer.returns, target, atol=1e-6)
+
+
+def expected_target(model: Any, buffer: Any, rule: Any) -> Any:
+    """Of the critic, with the lambda that the rule chooses when it is asked apart from the model."""
+    chosen = as_lambda_rule(rule, "critic_gae_lambda").choose(
+        lambda_batch(model, buffer, buffer.trajectories(), LambdaRules())
+    )
+    return lambda_returns(buffer.trajectories(), gamma=0.99, gae_lambda=chosen)
 
 
 @pytest.mark.parametrize("rule", ["length:0.5", "explained_variance:0.3_0.6", PerStep()], ids=["length", "ev", "own"])
 def test_the_critic_takes_rules_of_its_own(rule: Any) -> None:
     model = tiny(n_envs=2, gae_lambda="auto:0.9", critic_gae_lambda=rule)
     buffer = one_rollout(model)
-    chosen = as_lambda_rule(rule, "critic_gae_lambda").choose(
-        lambda_batch(model, buffer, buffer.trajectories(), LambdaRules())
-    )
-    target = lambda_returns(buffer.trajectories(), gamma=0.99, gae_lambda=chosen)
-    np.testing.assert_allclose(buffer.returns, target, atol=1e-6)
+    np.testing.assert_allclose(buffer.returns, expected_target(model, buffer, rule), atol=1e-6)
     np.testing.assert_allclose(buffer.advantages, expected_advantages(buffer, 0.9), atol=1e-6)
 
 
 def test_reinforce_with_a_critic_takes_a_rule_for_its_target() -> None:
-    model = tiny(algorithm=REINFORCE, baseline="value", gae_lambda="length:0.5", n_envs=2).learn(64)
-    assert 0 <= model.logger.name_to_value["train/gae_lambda"] <= 1
+    model = tiny(algorithm=REINFORCE, baseline="value", gae_lambda="length:0.5", n_envs=2)
+    buffer = one_rollout(model)
+    expected = expected_target(model, buffer, "length:0.5")
+    np.testing.assert_allclose(buffer.returns[buffer.valid], expected[buffer.valid], atol=1e-6)
+    model.train()
+    assert model._n_updates == 1
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -147,24 +130,22 @@ def test_every_rule_trains_wherever_a_number_does(rule: str, kind: dict[str, Any
 def test_a_schedule_begins_again_with_another_training() -> None:
     model = tiny(gae_lambda="lin_0.9_0.5").learn(64).learn(16)
     assert model.logger.name_to_value["train/gae_lambda"] == pytest.approx(0.9)
-    model.learn(0)
+
+
+def test_a_schedule_may_have_a_training_of_no_steps() -> None:
+    assert tiny(gae_lambda="lin_0.9_0.5").learn(0)._n_updates == 0
 
 
 def test_images_and_a_policy_with_methods_of_its_own_can_be_tuned_too() -> None:
-    class Own(ActorCriticPolicy):
-        def get_distribution(self, obs: Any) -> Any:
-            return super().get_distribution(obs)
-
-    tiny(gae_lambda="auto", policy=Own).learn(32)
-    tiny(lambda: RandomEnv(spaces.Discrete(3), IMAGE), "CnnPolicy", n_steps=8, gae_lambda="auto").learn(8)
+    of_images = dict(env=lambda: RandomEnv(spaces.Discrete(3), IMAGE), policy="CnnPolicy", n_steps=8)
+    for kind in (of_images, dict(policy=AskedThroughTorch)):
+        model = tiny(gae_lambda="auto", **kind)
+        model.learn(2 * model.n_steps)
+        assert auto_memory(model).n_updates == 1  # the first batch gives the unit
 
 
 def test_the_weights_of_a_constant_rule_are_those_of_the_number() -> None:
-    class Constant:
-        def choose(self, _: LambdaBatch) -> float:
-            return 0.9
-
-    one, other = (tiny(gae_lambda=value, n_envs=2).learn(96) for value in (0.9, Constant()))
+    one, other = (tiny(gae_lambda=value, n_envs=2).learn(96) for value in (0.9, Saying(0.9)))
     assert same(weights(one), weights(other))
 
 
@@ -312,7 +293,7 @@ def test_lambda_in_use_is_logged_as_a_mean_over_the_steps_of_the_batch() -> None
     model = tiny(gae_lambda=PerStep(), critic_gae_lambda=0.5, n_steps=15)
     model.learn(15)
     logged = model.logger.name_to_value
-    assert logged["train/gae_lambda"] == pytest.approx((8 * 0.75 + 7 * 0.25) / 15)
+    assert logged["train/gae_lambda"] == pytest.approx(sum(range(15)) / 15 / 16)
     assert logged["train/critic_gae_lambda"] == 0.5
     assert "train/critic_gae_lambda" not in tiny(gae_lambda=PerStep()).learn(16).logger.name_to_value
     assert tiny(gae_lambda="hoof:0.9").learn(16).logger.name_to_value["train/critic_gae_lambda"] == 0.9
@@ -399,12 +380,14 @@ def test_a_model_saved_between_rollout_and_update_has_not_learned_from_the_rollo
     "other", ["auto:0.8", "length:0.5", 0.5, "lin_0.8_0.8", Counting()], ids=lambda rule: f"{rule}"[:8]
 )
 def test_a_model_is_loaded_with_another_rule(tmp_path: Path, other: Any) -> None:
-    tiny(n_envs=2, gae_lambda="auto").learn(96).save(tmp_path / "model")
-    loaded = VPG.load(tmp_path / "model", tiny(n_envs=2).env, device="cpu", gae_lambda=other)
+    def of_length_five(**kwargs: Any) -> Any:
+        return tiny(lambda: ScriptedEnv([5]), n_envs=2, **kwargs)
+
+    of_length_five(gae_lambda="auto").learn(96).save(tmp_path / "model")
+    loaded = VPG.load(tmp_path / "model", of_length_five().env, device="cpu", gae_lambda=other)
     loaded.learn(32)
-    expected = tiny(n_envs=2, gae_lambda=other).learn(32)
-    if other != "length:0.5":  # which depends on the batch
-        assert loaded.logger.name_to_value["train/gae_lambda"] == expected.logger.name_to_value["train/gae_lambda"]
+    expected = of_length_five(gae_lambda=other).learn(32)
+    assert loaded.logger.name_to_value["train/gae_lambda"] == expected.logger.name_to_value["train/gae_lambda"]
     if other == "auto:0.8":
         assert auto_memory(loaded).n_updates == auto_memory(expected).n_updates == 0
 
@@ -479,8 +462,7 @@ def test_a_rule_that_chooses_nonsense_is_refused_by_name_and_nothing_is_trained(
 
 
 def test_a_default_that_is_no_lambda_is_refused() -> None:
-    rule = WithDefault()
-    rule.default = 6.0
+    rule = Saying(0.1, default=6.0)
     with pytest.raises(ValueError, match=r"default of gae_lambda.*6.*\[0, 1\]"):
         tiny(gae_lambda=rule).learn(16)
 

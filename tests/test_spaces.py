@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, DICT, FLAT, IMAGE, RandomEnv, one_rollout, same, tiny, weights
+from helpers import ACTION_SPACES, DICT, FLAT, IMAGE, RandomEnv, WatchedEnv, one_rollout, same, tiny, weights
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
@@ -33,13 +33,15 @@ def name(space: Any) -> str:
 
 
 def assert_learns(model: Any, updates: int = 2) -> Any:
-    """Every update of a few leaves finite weights, and no weight where it was."""
+    """A few updates leave finite weights, and move those of the actor.
+
+    :return: names of the weights that were moved
+    """
     before = weights(model)
     model.learn(updates * model.n_steps * model.n_envs)
     after = weights(model)
     assert model._n_updates >= 1
     assert all(th.isfinite(tensor).all() for tensor in after.values())
-    assert not same(before, after)
     trained = {key for key in after if not th.equal(before[key], after[key])}
     assert any("action_net" in key for key in trained)
     return trained
@@ -86,32 +88,19 @@ def test_gsde_trains(sde_sample_freq: int, squash_output: bool, joint_optimizer:
 
 
 def test_squashed_actions_are_stored_squashed_and_reach_the_environment_in_its_own_bounds() -> None:
-    reached: list[Any] = []
-
-    class Watching(RandomEnv):
-        def step(self, action: Any) -> Any:
-            reached.append(action)
-            return super().step(action)
-
     space = spaces.Box(5.0, 9.0, (2,))
-    model = tiny(lambda: Watching(space), use_sde=True, policy_kwargs=dict(squash_output=True))
+    model = tiny(lambda: WatchedEnv(space), use_sde=True, policy_kwargs=dict(squash_output=True))
     stored = one_rollout(model).actions.reshape(-1, 2)
     assert np.abs(stored).max() <= 1
-    np.testing.assert_allclose(np.array(reached), 7.0 + 2.0 * stored, rtol=1e-5)
+    np.testing.assert_allclose(model.env.get_attr("actions")[0], 7.0 + 2.0 * stored, rtol=1e-5)
 
 
 def test_actions_outside_the_bounds_are_stored_as_drawn_and_clipped_for_the_environment() -> None:
-    reached: list[Any] = []
-
-    class Watching(RandomEnv):
-        def step(self, action: Any) -> Any:
-            reached.append(action)
-            return super().step(action)
-
-    model = tiny(lambda: Watching(spaces.Box(-0.1, 0.1, (2,))))
+    model = tiny(lambda: WatchedEnv(spaces.Box(-0.1, 0.1, (2,))))
     stored = one_rollout(model).actions.reshape(-1, 2)
     assert np.abs(stored).max() > 0.1
-    np.testing.assert_array_equal(np.array(reached), np.clip(stored, np.float32(-0.1), np.float32(0.1)))
+    reached = np.array(model.env.get_attr("actions")[0])
+    np.testing.assert_array_equal(reached, np.clip(stored, np.float32(-0.1), np.float32(0.1)))
 
 
 def test_gsde_noise_is_drawn_anew_every_sde_sample_freq_steps() -> None:
@@ -145,9 +134,9 @@ def test_normalised_observations_and_rewards_train(n_envs: int) -> None:
     env = VecNormalize(make_vec_env(lambda: RandomEnv(ACTION_SPACES[0]), n_envs, seed=0))
     model = tiny(env)
     assert_learns(model)
-    buffer = one_rollout(model)
-    unnormalised = np.abs(env.unnormalize_reward(buffer.rewards)).max()
-    assert np.abs(buffer.rewards).max() != pytest.approx(unnormalised)
+    rewards, raw_rewards = one_rollout(model).rewards[-1], env.get_original_reward()
+    np.testing.assert_array_equal(rewards, env.normalize_reward(raw_rewards))
+    assert not np.allclose(rewards, raw_rewards)
 
 
 def test_stacked_frames_train() -> None:
@@ -189,7 +178,7 @@ def test_several_passes_in_minibatches_train(policy_loss: str, joint_optimizer: 
         clip_range="lin_0.2_0.1", joint_optimizer=joint_optimizer,
     )  # fmt: skip
     assert_learns(model)
-    assert model.logger.name_to_value["train/approx_kl"] >= 0
+    assert model.logger.name_to_value["train/approx_kl"] > 0
 
 
 @pytest.mark.parametrize("per_step_values", [False, True])

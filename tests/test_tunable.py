@@ -16,7 +16,10 @@ from helpers import (
     ACTION_SPACES,
     DICT,
     IMAGE,
+    Counting,
+    PerStep,
     RandomEnv,
+    Saying,
     ScriptedEnv,
     one_rollout,
     same,
@@ -62,35 +65,19 @@ def logged(model: Any) -> dict[str, Any]:
     return {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
 
 
-class Counting:
-    """A user's rule with a memory: 0.5, 0.25, 0.125 ..."""
-
-    def __init__(self) -> None:
-        self.n_batches = 0
-
-    def choose(self, batch: LambdaBatch) -> float:
-        self.n_batches += 1
-        batch.record("gradient/lambda_score", float(self.n_batches))
-        return 0.5**self.n_batches
+def memory(model: Any) -> Any:
+    return vars(model._lambda_rules._kept["gae_lambda"][1])
 
 
-class PerStep:
-    """A lambda of its own for every step; keeps the last batch that it saw."""
+class StopsAfter(BaseCallback):
+    """Ends training at the first step after so many."""
 
-    def choose(self, batch: LambdaBatch) -> Any:
-        self.batch = batch.trajectories
-        return np.random.default_rng(0).random(batch.trajectories.rewards.shape)
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
 
-
-class Saying:
-    """Chooses whatever it was told to."""
-
-    def __init__(self, value: Any, **attributes: Any) -> None:
-        self.value = value
-        vars(self).update(attributes)
-
-    def choose(self, _: LambdaBatch) -> Any:
-        return self.value
+    def _on_step(self) -> bool:
+        return self.num_timesteps <= self.steps
 
 
 # -- a number --------------------------------------------------------------------------------------------------------
@@ -208,17 +195,19 @@ def test_a_lambda_for_each_step_gives_the_advantages_of_the_definition(truncated
     np.testing.assert_allclose(buffer.returns, expected + data.values, atol=1e-5)
 
 
+def data_of(model: Any) -> Any:
+    """The rollout that was just collected, with raw rewards."""
+    last = model.policy.predict_values(model.policy.obs_to_tensor(model._last_obs)[0]).detach()
+    return model.rollout_buffer.trajectories(last, model._last_episode_starts)
+
+
 @pytest.mark.parametrize("gae_lambda", [0.3, 0.8])
 @pytest.mark.parametrize("make", [lambda: RandomEnv(ACTION_SPACES[0]), lambda: ScriptedEnv([3], truncated=True)])
 def test_sb3s_recursion_on_its_rewards_is_ours_on_raw_ones(make: Any, gae_lambda: float) -> None:
     """So that a rule compares lambdas by the advantages that the update will have."""
-    seen = PerStep()
     model = ours(TunablePPO, make, gae_lambda=Saying(gae_lambda), n_steps=40)
     buffer = one_rollout(model)
-    model.gae_lambda = seen
-    dones = model._last_episode_starts
-    last = model.policy.predict_values(model.policy.obs_to_tensor(model._last_obs)[0]).detach()
-    data = buffer.trajectories(last, dones)
+    data = data_of(model)
     np.testing.assert_allclose(buffer.advantages, gae(data, gamma=0.99, gae_lambda=gae_lambda), atol=1e-5)
 
 
@@ -258,12 +247,8 @@ def test_the_length_of_an_episode_is_counted_over_rollouts() -> None:
 
 
 def test_the_length_is_still_known_after_a_rollout_that_a_callback_ended() -> None:
-    class Stop(BaseCallback):
-        def _on_step(self) -> bool:
-            return self.n_calls < 3
-
     model = ours(TunableA2C, lambda: ScriptedEnv([100]), n_envs=1, n_steps=5, gae_lambda="length:1").learn(10)
-    model.learn(10, Stop(), reset_num_timesteps=False)
+    model.learn(10, StopsAfter(12), reset_num_timesteps=False)
     one_rollout(model)
     assert model.rollout_buffer.times[-1] == 10 + 2 + 5 - 1  # SB3 drops the step at which it is told to stop
 
@@ -271,8 +256,7 @@ def test_the_length_is_still_known_after_a_rollout_that_a_callback_ended() -> No
 def test_the_target_of_the_critic_keeps_the_default_of_a_rule_that_judges_policy_gradients() -> None:
     model = ours(TunablePPO, gae_lambda=Saying(0.1, default=0.6))
     buffer = one_rollout(model)
-    last = model.policy.predict_values(model.policy.obs_to_tensor(model._last_obs)[0]).detach()
-    data = buffer.trajectories(last, model._last_episode_starts)
+    data = data_of(model)
     np.testing.assert_allclose(buffer.advantages, gae(data, gamma=0.99, gae_lambda=0.1), atol=1e-5)
     np.testing.assert_allclose(buffer.returns, data.values + gae(data, gamma=0.99, gae_lambda=0.6), atol=1e-5)
     model.train()
@@ -311,9 +295,11 @@ def test_a_rules_gradients_are_those_of_the_hosts_policy_and_advantages() -> Non
 
 
 def test_images_and_discrete_observations_can_be_tuned_too() -> None:
-    image = tiny(lambda: RandomEnv(spaces.Discrete(3), IMAGE), "CnnPolicy", TunableA2C, n_steps=8, gae_lambda="auto")
-    image.learn(8)
-    ours(TunableTRPO, lambda: RandomEnv(spaces.Discrete(3), spaces.Discrete(4)), gae_lambda="auto").learn(32)
+    images = tiny(lambda: RandomEnv(spaces.Discrete(3), IMAGE), "CnnPolicy", TunableA2C, n_steps=8, gae_lambda="auto")
+    discrete = ours(TunableTRPO, lambda: RandomEnv(spaces.Discrete(3), spaces.Discrete(4)), gae_lambda="auto")
+    for model in (images, discrete):
+        model.learn(2 * model.n_steps * model.n_envs)
+        assert memory(model)["n_updates"] == 1  # the first batch gives the unit
 
 
 # -- what is logged, kept and saved ----------------------------------------------------------------------------------
@@ -335,10 +321,6 @@ def test_a_rule_learns_from_completed_updates_only() -> None:
     assert model.gae_lambda.n_batches == 1
 
 
-def memory(model: Any) -> Any:
-    return vars(model._lambda_rules._kept["gae_lambda"][1])
-
-
 @pytest.mark.parametrize("rule", ["lin_0.9_0.5", *RULES])
 @each_algorithm
 def test_a_loaded_model_goes_on_to_the_bit_with_what_its_rule_has_learned(
@@ -356,17 +338,6 @@ def test_a_loaded_model_goes_on_to_the_bit_with_what_its_rule_has_learned(
     assert logged(loaded) == logged(through)
     if rule not in ("lin_0.9_0.5", "length:0.5"):
         assert str(memory(loaded)) == str(memory(through)) != str(memory(broken))
-
-
-class StopsAfter(BaseCallback):
-    """Ends training at the first step after so many."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-
-    def _on_step(self) -> bool:
-        return self.num_timesteps <= self.steps
 
 
 @each_algorithm

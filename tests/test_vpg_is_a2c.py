@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, DICT, IMAGE, RandomEnv
+from helpers import ACTION_SPACES, DICT, IMAGE, AskedThroughTorch, RandomEnv, same, weights
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -23,17 +22,22 @@ AS_A2C = dict(
 
 
 def same_weights(one: Any, other: Any) -> bool:
-    ours, theirs = one.policy.state_dict(), other.policy.state_dict()
-    return list(ours) == list(theirs) and all(th.equal(ours[key], theirs[key]) for key in ours)
+    return same(weights(one), weights(other))
 
 
-def trained_pair(env_fn: Any, policy: str = "MlpPolicy", updates: int = 20, wrap: Any = None, **kwargs: Any) -> Any:
-    """VPG and A2C after the same number of updates from the same seed."""
+def trained_pair(
+    env_fn: Any, policy: Any = "MlpPolicy", updates: int = 20, wrap: Any = None, vpg: Any = AS_A2C, **kwargs: Any
+) -> Any:
+    """VPG and A2C after the same number of updates from the same seed.
+
+    :param vpg: settings of VPG's
+    :param kwargs: of both
+    """
     models = []
-    for algorithm, settings in ((VPG, AS_A2C), (A2C, {})):
+    for algorithm, settings in ((VPG, vpg), (A2C, {})):
         env = make_vec_env(env_fn, n_envs=4, seed=3)
         env = wrap(env) if wrap else env
-        model = algorithm(policy, env, seed=3, **settings, **kwargs)
+        model = algorithm(policy, env, seed=3, **{**settings, **kwargs})
         models.append(model.learn(updates * 5 * 4))
     return models
 
@@ -46,12 +50,8 @@ def test_twenty_updates_give_a2cs_weights_bit_for_bit(action_space: spaces.Space
 
 
 def test_a_smaller_lambda_entropy_and_adam_give_a2cs_weights_too() -> None:
-    models = []
-    for algorithm, settings in ((VPG, {**AS_A2C, "use_rms_prop": False}), (A2C, {"use_rms_prop": False})):
-        env = make_vec_env(lambda: RandomEnv(ACTION_SPACES[0]), n_envs=4, seed=0)
-        model = algorithm("MlpPolicy", env, seed=0, **{**settings, "gae_lambda": 0.9, "ent_coef": 0.01, "gamma": 0.95})
-        models.append(model.learn(400))
-    assert same_weights(*models)
+    settings = dict(use_rms_prop=False, gae_lambda=0.9, ent_coef=0.01, gamma=0.95)
+    assert same_weights(*trained_pair(lambda: RandomEnv(ACTION_SPACES[0]), **settings))
 
 
 def test_gsde_gives_a2cs_weights() -> None:
@@ -90,20 +90,10 @@ def test_from_the_same_rollout_train_gives_a2cs_weights() -> None:
 
 
 def test_without_per_step_values_the_weights_agree_to_rounding() -> None:
-    """Values in one batch after the rollout, and no permutation, change nothing but the last bits.
-
-    A policy with a version of get_distribution of its own is asked through torch, so the random numbers are SB3's.
-    """
-
-    class TorchPolicy(ActorCriticPolicy):
-        def get_distribution(self, obs: Any) -> Any:
-            return super().get_distribution(obs)
-
-    models = []
-    for algorithm, settings in ((VPG, {**AS_A2C, "per_step_values": False}), (A2C, {})):
-        env = make_vec_env(lambda: RandomEnv(ACTION_SPACES[2]), n_envs=4, seed=0)
-        model = algorithm(TorchPolicy, env, seed=0, **settings)
-        models.append(model.learn(20))
-    ours, theirs = (model.policy.state_dict() for model in models)
+    """Values in one batch after the rollout, and no permutation, change nothing but the last bits."""
+    pair = trained_pair(
+        lambda: RandomEnv(ACTION_SPACES[2]), AskedThroughTorch, updates=1, vpg={**AS_A2C, "per_step_values": False}
+    )
+    ours, theirs = map(weights, pair)
     for key in ours:
         assert th.allclose(ours[key], theirs[key], atol=1e-6), key

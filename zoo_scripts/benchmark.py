@@ -36,7 +36,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm import tqdm
 
 from sb3_pg import VPG
-from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.files import write_whole
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.rollout.vec_env import LeanVecEnv, VectorEnvAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -405,7 +406,7 @@ def main() -> None:
     if arguments.only in "Humanoid-v5, batch 50,000":
         rows += memory_rows(min(arguments.repeats, 3))
     head = ["case", "medians, environment steps per second", "ratio of", "measured", "goal", "reached"]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    table = markdown_table(head, rows)
     print(table)
     if not arguments.only:
         lines = io.StringIO(newline="")

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.files import write_whole
+from sb3_pg.pages import put_between_marks
 from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,6 @@ docs/tuning.md, trial and seed by seed into results/tuning/.
 from __future__ import annotations
 
 import argparse
-import csv
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ import numpy as np
 import optuna
 import yaml
 
+from sb3_pg.files import write_whole
 from sb3_pg.launch import LocalProcesses, Outcome, run_all
-from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.pages import put_between_marks
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.command import Plan, plan_of
 from sb3_pg.tune.experiment import Block, SeedResult, SeedTask
@@ -57,13 +57,19 @@ def default_block(n_timesteps: int) -> Block:
     return {**blocks["default"], "n_timesteps": n_timesteps}
 
 
+def score_of(plan: Plan, result: SeedResult) -> float:
+    """Score of a training; of one that diverged, below all others."""
+    score = plan.rules.score(result)
+    return float("-inf") if score is None else score
+
+
 def read_scores() -> dict[str, dict[int, float]]:
     """Score of each seed of each block."""
     scores: dict[str, dict[int, float]] = {}
-    if SCORES.exists():
-        with SCORES.open(newline="") as file:
-            for row in csv.DictReader(file):
-                scores.setdefault(row["hyperparameters"], {})[int(row["seed"])] = float(row["score"])
+    _, *lines = SCORES.read_text().splitlines() if SCORES.exists() else [""]
+    for line in lines:
+        title, seed, score = line.rsplit(",", 2)  # "trial 3, the winner" has a comma
+        scores.setdefault(title, {})[int(seed)] = float(score)
     return scores
 
 
@@ -86,8 +92,7 @@ def train_default(plan: Plan, known: Mapping[int, float], workers: int) -> dict[
     def keep(outcome: Outcome[SeedTask, SeedResult]) -> None:
         if outcome.value is None:
             raise RuntimeError(outcome.error.traceback if outcome.error else outcome.lost)
-        score = plan.rules.score(outcome.value)
-        scores[outcome.task.seed] = float("-inf") if score is None else score
+        scores[outcome.task.seed] = score_of(plan, outcome.value)
         write_scores({**read_scores(), DEFAULT: scores})
 
     with LocalProcesses(workers) as backend:
@@ -104,10 +109,7 @@ def finals(plan: Plan) -> dict[str, dict[int, float]]:
     for rank, standing in enumerate(standings):
         title = standing.candidate.title if isinstance(standing.candidate.name, int) else "`CartPole-v1` block"
         title = f"{title}{', the winner' if rank == 0 else ''}"
-        found[title] = {
-            result.seed: float("-inf") if (score := plan.rules.score(result)) is None else score
-            for result in standing.results
-        }
+        found[title] = {result.seed: score_of(plan, result) for result in standing.results}
     return found
 
 

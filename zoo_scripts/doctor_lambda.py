@@ -17,6 +17,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy and torch read it
 
 import argparse
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ from tqdm import tqdm
 from sb3_pg.doctor.advice import recommended_lambda
 from sb3_pg.doctor.diagnosis import diagnose
 from sb3_pg.doctor.experience import describe_training, gather
+from sb3_pg.files import write_whole
 from sb3_pg.pages import put_between_marks
 from sb3_pg.study.results import RunResult, RunSettings, path_of, read_results
 from sb3_pg.tune.blocks import BlockManager, prepare, silence
@@ -99,23 +101,26 @@ def sweep(folder: Path, env: str) -> dict[str, dict[int, RunResult]]:
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """What the doctor said before; a line that an interruption cut is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """What the doctor said before; what an interruption cut is left out, but not what only lacks its newline."""
+    *lines, last = path.read_text(encoding="utf-8").split("\n") if path.exists() else [""]
+    answers: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    with contextlib.suppress(ValueError):
+        answers.append(json.loads(last))
+    return answers
+
+
+def keep(path: Path, answer: dict[str, Any]) -> None:
+    """Write an answer after those that are there by now, all of them or nothing: a full disk costs this one alone."""
+    write_whole(path, "".join(f"{json.dumps(each)}\n" for each in [*read_answers(path), answer]))
 
 
 def ask_all(folder: Path, envs: Iterable[str], seeds: Iterable[int], n_batches: int) -> None:
     """Ask what was not asked yet."""
     path = folder / "doctor.jsonl"
-    answers = read_answers(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
-    asked = {(answer["env"], answer["seed"]) for answer in answers}
+    asked = {(answer["env"], answer["seed"]) for answer in read_answers(path)}
     settings = {env: next(iter(sweep(folder, env)[DEFAULT].values())).settings for env in envs}
     for env, seed in tqdm([(env, seed) for seed in seeds for env in settings if (env, seed) not in asked]):
-        answer = ask(settings[env], seed, n_batches)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(answer) + "\n")
+        keep(path, ask(settings[env], seed, n_batches))
 
 
 def table(folder: Path, envs: Iterable[str]) -> str:

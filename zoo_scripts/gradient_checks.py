@@ -17,12 +17,14 @@ from zlib import crc32
 
 import numpy as np
 import torch as th
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import REINFORCE, VPG
-from sb3_pg.advantage.baselines import get_baseline
-from sb3_pg.advantage.estimators import Trajectories, get_estimator
+from sb3_pg.advantage.baselines import CRITIC_FREE, get_baseline
+from sb3_pg.advantage.estimators import Trajectories, get_estimator, segments
+from sb3_pg.checks import TRUNCATIONS
 from sb3_pg.envs.finite_mdp import FiniteMDPVectorEnv, line_world
 from sb3_pg.exact.expectation import expected_episodes, expected_gradient
 from sb3_pg.exact.mdp import Array, FiniteMDP, Policy, Solution, score_sum, softmax_policy, solve
@@ -171,9 +173,7 @@ class Case(NamedTuple):
 
 ONE_EPISODE, SEVERAL = Batch(n_episodes=1), Batch(n_episodes=10)
 AT_LEAST, CUT = Batch(25, whole_episodes=True), Batch(7)
-BASELINES = ("none", "mean", "time_mean", "leave_one_out")
 CRITICS = ("exact", "wrong")
-TRUNCATIONS = ("bootstrap", "terminal", "discard")
 MONTE_CARLO = (("total_return", 1.0), ("reward_to_go", 1.0))
 # GAE with lambda 0 and 1 is td_residual and reward_to_go, number for number: tests/advantage/
 WITH_CRITIC = (
@@ -187,13 +187,13 @@ def array_cases() -> Iterator[Case]:
     for name, truncations in (("chain", TRUNCATIONS[:1]), ("limited chain", TRUNCATIONS)):
         for truncation, batch in product(truncations, batches[name]):
             cut = batch.rule.cuts_episodes
-            for (estimator, lam), baseline in product(() if cut else MONTE_CARLO, BASELINES):
+            for (estimator, lam), baseline in product(() if cut else MONTE_CARLO, CRITIC_FREE):
                 yield Case(name, batch, estimator, lam, baseline, truncation=truncation)
             for (estimator, lam), critic in product(WITH_CRITIC[1:] if cut else WITH_CRITIC, CRITICS):
                 yield Case(name, batch, estimator, lam, "value", critic, truncation)
     for batch, (estimator, lam), critic in product((SEVERAL, CUT), WITH_CRITIC[1:], CRITICS):
         yield Case("chain", batch, estimator, lam, "value", critic, state_discount=True)
-    for baseline in BASELINES:
+    for baseline in CRITIC_FREE:
         yield Case("chain", SEVERAL, "reward_to_go", 1.0, baseline, state_discount=True)
         yield Case("LineWorld", ONE_EPISODE, "reward_to_go", 1.0, baseline)
     for (estimator, lam), batch in product(MONTE_CARLO, (SEVERAL, AT_LEAST)):
@@ -345,15 +345,10 @@ def _columns(rollout: Rollout, which: Any) -> Rollout:
     return Rollout(*(array[:, which] for array in rollout))
 
 
-def _kept(rollout: Rollout, batch: Batch) -> Array:
+def _kept(rollout: Rollout, batch: Batch) -> NDArray[np.bool_]:
     """Steps of episodes that no time limit ends within their batch."""
-    kept = np.ones(rollout.states.shape, dtype=bool)
-    follows = kept[0]
-    for row in range(len(kept) - 1, -1, -1):
-        ends_batch = batch.rule.cuts_episodes and (row + 1) % batch.n_steps == 0
-        follows = np.where(rollout.dones[row], ~rollout.truncated[row], True if ends_batch else follows)
-        kept[row] = follows
-    return kept
+    _, numbers = segments(rollout.dones, rollout.valid, batch.n_steps if batch.rule.cuts_episodes else None)
+    return ~np.isin(numbers, numbers[rollout.truncated])
 
 
 # -- expectations by counting ----------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from lambda_problems import CRITICS, GRID, HELD_OUT, cell, cosines, products, ru
 from tqdm import tqdm
 
 from sb3_pg.advantage.gae_lambda import GradientAgreement, GradientProducts
+from sb3_pg.drawing import look, new_figure, style, to_png
+from sb3_pg.files import write_whole
 from sb3_pg.gradient.statistics import moments
 from sb3_pg.pages import put_between_marks
 
@@ -126,36 +128,28 @@ def table(found: list[Judged], batches: float) -> str:
     ])  # fmt: skip
 
 
-def draw(path: Path, problem: str = "garnet 10", n: int = 16) -> None:
-    """Squared bias, variance and cosine over lambda, for a good, a middling and a useless critic."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.2), layout="constrained")
-    x = np.arange(len(GRID))
-    for critic, colour in (("exact", "tab:green"), ("half", "tab:blue"), ("zero", "tab:red")):
-        episodes = cell(problem, critic)
-        found, length = moments(episodes.gradients.swapaxes(0, 1)), episodes.truth @ episodes.truth
-        bias = found.own - 2 * episodes.gradients.mean(axis=0) @ episodes.truth + length
-        exact = cosines(problem, critic, n)
-        label = {"exact": "exact V", "half": "half of V", "zero": "V = 0"}[critic]
-        panels[0].plot(x, np.maximum(bias / length, 0), color=colour, marker="o", ms=3, label=label)
-        panels[1].plot(x, found.variance(n) / length, color=colour, marker="o", ms=3)
-        panels[2].plot(x, exact, color=colour, marker="o", ms=3)
-        panels[2].plot(x[exact.argmax()], exact.max(), "*", color=colour, ms=12)
-    titles = ("squared bias", f"variance of a batch of {n} episodes", "cosine with the true gradient (star: best)")
-    for panel, title in zip(panels, titles, strict=True):
-        panel.set_title(title, fontsize=9)
-        panel.set_xticks(x, [f"{each:g}" for each in GRID], rotation=60, fontsize=7)
-        panel.set_xlabel("λ")
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("in units of |true gradient|²", fontsize=8)
-    panels[0].legend(fontsize=8)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+def figure(problem: str = "garnet 10", n: int = 16) -> bytes:
+    """Squared bias, variance and cosine over lambda, for a good, a middling and a useless critic, as PNG."""
+    with style():
+        drawn = new_figure((11, 3.6), layout="constrained")
+        panels, x = drawn.subplots(1, 3), np.arange(len(GRID))
+        for number, (critic, label) in enumerate({"exact": "exact V", "half": "half of V", "zero": "V = 0"}.items()):
+            episodes = cell(problem, critic)
+            found, length = moments(episodes.gradients.swapaxes(0, 1)), episodes.truth @ episodes.truth
+            bias = found.own - 2 * episodes.gradients.mean(axis=0) @ episodes.truth + length
+            exact, of = cosines(problem, critic, n), look(number)
+            curves = np.maximum(bias / length, 0), found.variance(n) / length, exact
+            for panel, curve in zip(panels, curves, strict=True):
+                panel.plot(x, curve, color=of.color, marker=of.marker, ms=3, label=label)
+            panels[2].plot(x[exact.argmax()], exact.max(), "*", color=of.color, ms=12)
+        titles = ("squared bias", f"variance of a batch of {n} episodes", "cosine with the true gradient (star: best)")
+        for panel, title in zip(panels, titles, strict=True):
+            panel.set_title(title, fontsize=9)
+            panel.set_xticks(x, [f"{each:g}" for each in GRID], rotation=60, fontsize=8)
+            panel.set_xlabel("λ")
+        panels[0].set_ylabel("in units of |true gradient|²")
+        panels[0].legend()
+        return to_png(drawn)
 
 
 def main() -> None:
@@ -169,7 +163,7 @@ def main() -> None:
     print(text)
     if parameters:
         return
-    draw(DOCS / "figures" / "lambda_bias_variance.png")
+    write_whole(DOCS / "figures" / "lambda_bias_variance.png", figure())
     put_between_marks(DOCS / "lambda.md", "judged", text)
 
 

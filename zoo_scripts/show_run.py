@@ -6,10 +6,12 @@ The evaluations are those that RL Zoo made while training (``--eval-freq``), eac
 import argparse
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from huggingface_sb3 import EnvironmentName
 from rl_zoo3.utils import get_latest_run_id
+
+from sb3_pg.drawing import BLUE, new_figure, shorten_ticks, style, to_png
+from sb3_pg.files import write_whole
 
 
 def draw_learning_curve(evaluations: Path, picture: Path, title: str) -> None:
@@ -19,18 +21,17 @@ def draw_learning_curve(evaluations: Path, picture: Path, title: str) -> None:
     :param picture: the PNG file to write
     :param title: title of the figure
     """
-    matplotlib.use("Agg")  # there may be no screen
-    from matplotlib import pyplot as plt
-
     with np.load(evaluations) as data:
         steps, returns = data["timesteps"], data["results"]
     mean, std = returns.mean(axis=1), returns.std(axis=1)
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    axes.plot(steps, mean)
-    axes.fill_between(steps, mean - std, mean + std, alpha=0.2)
-    axes.set(title=title, xlabel="environment steps", ylabel="return of an episode")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    with style():
+        figure = new_figure((6.4, 4.0), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(steps, mean, color=BLUE)
+        axes.fill_between(steps, mean - std, mean + std, color=BLUE, lw=0, alpha=0.2)
+        axes.set(title=title, xlabel="environment steps", ylabel="return of an episode")
+        shorten_ticks(axes)
+        write_whole(picture, to_png(figure, dpi=120))
 
 
 def main() -> None:

@@ -30,33 +30,20 @@ import numpy as np
 import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from simulate_tuning import EXPERIMENT, PlantedSpace
 from storage_servers import IN_MEMORY, NotInstalledError, grpc_proxy, postgresql
 
 from sb3_pg.launch import InThisProcess
 from sb3_pg.pages import put_between_marks
-from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
+from sb3_pg.tune.experiment import SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Listener, Rules, Search
 from sb3_pg.tune.storage import open_storage
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
-EXPERIMENT = Experiment("planted", "Planted-v0", n_timesteps=1000, n_evaluations=10)
 N_SEEDS = 5
 MINUTE = 60.0
-N_PARAMETERS = 12  # as many as vpg's search space has
-
-
-class PlantedSpace:
-    """Numbers between 0 and 1."""
-
-    def suggest(self, trial: optuna.Trial) -> None:
-        """Ask for them."""
-        for number in range(N_PARAMETERS):
-            trial.suggest_float(f"x{number}", 0, 1)
-
-    def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """They are the block."""
-        return dict(params)
+SPACE = PlantedSpace([f"x{number}" for number in range(12)])  # as many as vpg's search space has
 
 
 def train(task: SeedTask) -> SeedResult:
@@ -261,14 +248,14 @@ def operations() -> str:
     ours, usual = CountingStorage(), CountingStorage()
     record = StudyRecord(ours, "study", {})
     before = Counter(ours.calls)
-    Search(record, EXPERIMENT, {}, PlantedSpace(), rules(8), 20).run(train, InThisProcess())
+    Search(record, EXPERIMENT, {}, SPACE, rules(8), 20).run(train, InThisProcess())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         pruner = optuna.pruners.WilcoxonPruner()
     study = optuna.create_study(storage=usual, direction="maximize", pruner=pruner)
 
     def objective(trial: optuna.Trial) -> float:
-        PlantedSpace().suggest(trial)
+        SPACE.suggest(trial)
         for index in range(N_SEEDS):
             trial.report(trial.params["x0"], index)
             trial.should_prune()
@@ -301,7 +288,7 @@ def measure(
     record = StudyRecord(storage, "measured", {})  # type: ignore[arg-type]
     storage.calls, storage.seconds = 0, 0.0
     begin = of_server()
-    Search(record, EXPERIMENT, {}, PlantedSpace(), rules(8, "random"), n_trials).run(train, InThisProcess())
+    Search(record, EXPERIMENT, {}, SPACE, rules(8, "random"), n_trials).run(train, InThisProcess())
     seconds = storage.seconds + of_server() - begin
     close(storage.real)
     return Cost(seconds / storage.calls, storage.calls / n_trials)
@@ -348,7 +335,7 @@ def simulate(cost: Cost, n_workers: int, window: int, sampler: str, n_trials: in
     cluster = VirtualCluster(n_workers, MINUTE, storage)
     last = LastBegin(cluster)
     record = StudyRecord(storage, f"simulation_{uuid.uuid4().hex}", {})
-    Search(record, EXPERIMENT, {}, PlantedSpace(), rules(window, sampler), n_trials, last).run(train, cluster)
+    Search(record, EXPERIMENT, {}, SPACE, rules(window, sampler), n_trials, last).run(train, cluster)
     return Simulated(1000 * cluster.busy / (n_trials * N_SEEDS), cluster.share(last.time))
 
 

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import optuna
 
+from sb3_pg.files import write_whole
 from sb3_pg.launch import InThisProcess, LocalProcesses, Outcome, run_all
-from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.pages import put_between_marks
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.final import candidates_of, ranking, run_finals
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
@@ -37,7 +38,7 @@ RESULTS = ROOT / "results" / "tuning" / "simulation.csv"
 N_EVALUATIONS = 10
 EXPERIMENT = Experiment("planted", "Planted-v0", n_timesteps=1000, n_evaluations=N_EVALUATIONS)
 HIGHEST = 500.0
-COORDINATES = ("rate", "horizon", "other_1", "other_2", "other_3")
+COORDINATES = ("rate", "horizon", "other_1", "other_2", "other_3")  # as many as matter in a real search
 TERRAINS = {"collapsing": 0.75, "calm": 0.0}
 """How often a training collapses at the highest learning rates."""
 
@@ -164,11 +165,17 @@ class Purse(Listener):
 
 
 class PlantedSpace:
-    """Five numbers between 0 and 1, as many as matter in a real search."""
+    """Numbers between 0 and 1.
+
+    :param names: theirs
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
 
     def suggest(self, trial: optuna.Trial) -> None:
         """Ask for them."""
-        for name in COORDINATES:
+        for name in self._names:
             trial.suggest_float(name, 0, 1)
 
     def convert(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +200,7 @@ def one_search(task: Task) -> Found:
     reserved = strategy.top_k * strategy.n_final_seeds
     purse = Purse((budget - reserved) * N_EVALUATIONS, planted)
     record = StudyRecord(optuna.storages.InMemoryStorage(), "planted", {})
-    space = PlantedSpace()
+    space = PlantedSpace(COORDINATES)
     with contextlib.suppress(SpentError):
         Search(record, EXPERIMENT, {}, space, rules, 10**6, purse).run(purse.pay, InThisProcess())
     believed = record.study.best_value

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from sb3_pg.pages import put_between_marks, write_whole
+from sb3_pg.files import write_whole
+from sb3_pg.pages import put_between_marks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

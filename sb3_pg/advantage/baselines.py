@@ -85,6 +85,7 @@ BASELINES: dict[str, Baseline] = {
     "leave_one_out": leave_one_out,
     "value": no_baseline,
 }
+CRITIC_FREE = tuple(name for name in BASELINES if name != "value")
 
 
 def get_baseline(name: str) -> Baseline:

@@ -246,6 +246,8 @@ def q_value(trajectories: Trajectories, **_: Any) -> Array:
 
     .. math:: \Psi_t = Q(s_t, a_t)
 
+    :raises ValueError: without ``q_values``
+
     Source: Sutton et al. 2000, theorem 1 (policy gradient theorem); Schulman et al. 2016, eq. 1, choice 4.
     """
     if trajectories.q_values is None:

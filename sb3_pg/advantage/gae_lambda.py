@@ -126,6 +126,7 @@ class LengthAdaptive:
     Source: VAPO, Yue et al. 2025, arXiv:2504.05118, where alpha is 0.05 and l the length of a text.
 
     :param alpha: share of the episode that is looked ahead, above 0
+    :raises ValueError: for an alpha that is not
     """
 
     def __init__(self, alpha: float) -> None:
@@ -150,6 +151,10 @@ def episode_lengths(trajectories: Trajectories) -> NDArray[np.int64]:
     return times.astype(np.int64) + 1
 
 
+_ROUNDED_AWAY = 1e-6
+"""Differences below this share of the numbers are those of rounding."""
+
+
 class ExplainedVariance:
     r"""The better the critic, the lower lambda.
 
@@ -165,6 +170,7 @@ class ExplainedVariance:
     :param low: lambda for a perfect critic
     :param high: lambda for one no better than a constant
     :param memory: weight of the past in the mean, in [0, 1)
+    :raises ValueError: for numbers that are not
     """
 
     def __init__(self, low: float = 0.8, high: float = 1.0, memory: float = 0.9) -> None:
@@ -179,8 +185,10 @@ class ExplainedVariance:
         """Lambda for this batch; see :class:`LambdaRule`."""
         data = batch.trajectories
         errors = reward_to_go(data, gamma=batch.gamma)[data.valid].astype(np.float64)
-        spread = np.var(errors + data.values[data.valid])
-        if spread > 0:
+        values = data.values[data.valid]
+        spread = np.var(errors + values)
+        # Equal returns differ by the rounding of 32-bit numbers, and say nothing of the critic
+        if spread > (_ROUNDED_AWAY * max(np.abs(errors).max(), np.abs(values).max())) ** 2:
             self._sum = self.memory * self._sum + 1.0 - float(np.var(errors) / spread)
             self._weight = self.memory * self._weight + 1.0
         mean = self._sum / self._weight if self._weight else 0.0
@@ -237,6 +245,7 @@ class GradientAgreement:
     :param warm_up: updates before the first choice, at least 10: with fewer the standard errors are too small
     :param batches: M, at least 1, which is the gradient of one batch, as plain SGD follows it. The mean that Adam keeps
         (beta_1 = 0.9) is worth (1 + beta_1) / (1 - beta_1) = 19 of them; 4 is in between (docs/lambda.md, the study)
+    :raises ValueError: for numbers that are not in their range
     """
 
     def __init__(
@@ -354,6 +363,7 @@ class Hoof:
     :param learning_rates: factors of ``learning_rate``, all combined with all lambdas; 1 is always among them
     :param max_kl: nats
     :param min_ess: share of the episodes, in [0, 1]
+    :raises ValueError: for numbers that are not in their range
     """
 
     def __init__(

@@ -18,7 +18,8 @@ from pathlib import Path
 import gymnasium as gym
 import torch as th
 
-from sb3_pg.doctor.advice import Advice, advise
+from sb3_pg.doctor.advice import advise
+from sb3_pg.pages import Finding
 
 _WORDS = {"good": "ok", "watch": "watch", "bad": "BAD", "unknown": "?"}
 
@@ -77,7 +78,6 @@ def _examine_run(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least {least} is expected")
     if args.gae_lambda is not None and not 0 <= args.gae_lambda <= 1:
         raise ValueError(f"--gae-lambda {args.gae_lambda}: expected is a number in [0, 1]")
-    args.env_kwargs = _read_pairs(args.env_kwargs)
     if args.num_threads > 0:
         th.set_num_threads(args.num_threads)
     # Here, because importing RL Zoo takes seconds, and arrays do not need it
@@ -85,7 +85,9 @@ def _examine_run(args: argparse.Namespace) -> None:
     from sb3_pg.doctor.experience import check_policy, describe_training, gather
     from sb3_pg.doctor.page import write_page
     from sb3_pg.doctor.zoo_run import load_run
+    from sb3_pg.zoo.pairs import read_pairs
 
+    args.env_kwargs = read_pairs("--env-kwargs", args.env_kwargs)
     run = load_run(args)
     try:
         check_policy(run.model)
@@ -100,25 +102,9 @@ def _examine_run(args: argparse.Namespace) -> None:
         print(path)
 
 
-def _print(advice: list[Advice]) -> None:
+def _print(advice: list[Finding]) -> None:
     for each in advice:
         print(f"[{_WORDS[each.level]}] {each.title}\n    {each.text}")
-
-
-def _read_pairs(pairs: list[str]) -> dict[str, object]:
-    """``key:value``, with values as Python writes them, as RL Zoo takes them."""
-    from ast import literal_eval
-
-    found: dict[str, object] = {}
-    for pair in pairs:
-        key, colon, value = pair.partition(":")
-        try:
-            found[key] = literal_eval(value) if colon else None
-        except (ValueError, SyntaxError):
-            found[key] = value
-        if not colon:
-            raise ValueError(f"--env-kwargs {pair}: expected is key:value")
-    return found
 
 
 def _examine_rollout(args: argparse.Namespace) -> int:

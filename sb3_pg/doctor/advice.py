@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, EstimatorRow, LambdaCurve
+from sb3_pg.pages import Finding
 
 # Batches within a factor of ten of the noise scale are what is commonly used; beyond it, a step is nearly all noise, or
 # a batch repeats itself (McCandlish et al. 2018, arXiv:1812.06162, sec. 2.2).
@@ -22,21 +22,12 @@ _BIASED = 0.7
 _FEW_GROUPS = 20
 
 
-class Advice(NamedTuple):
-    """One finding."""
-
-    level: str
-    """``good``, ``watch`` (may be worth a change), ``bad`` (costs learning) or ``unknown`` (too little data)."""
-    title: str
-    text: str
-
-
-def advise(diagnosis: Diagnosis) -> list[Advice]:
+def advise(diagnosis: Diagnosis) -> list[Finding]:
     """All findings: the batch, lambda, the critic, the estimators."""
     found = [_about_the_batch(diagnosis)]
     if diagnosis.n_groups < _FEW_GROUPS:
         found.append(
-            Advice(
+            Finding(
                 "unknown",
                 "Few episodes",
                 f"The numbers rest on {diagnosis.n_episodes} episodes in {diagnosis.n_groups} groups, and their "
@@ -51,12 +42,12 @@ def advise(diagnosis: Diagnosis) -> list[Advice]:
     return found
 
 
-def _about_the_batch(diagnosis: Diagnosis) -> Advice:
+def _about_the_batch(diagnosis: Diagnosis) -> Finding:
     batch, scale = diagnosis.batch_steps, diagnosis.noise_scale
     low, high = diagnosis.noise_scale_range
     if not diagnosis.signal_is_clear:
         at_least = f"The noise scale is at least {steps(low)}. " if math.isfinite(low) else ""
-        return Advice(
+        return Finding(
             "unknown",
             "No gradient above the noise",
             f"In {steps(diagnosis.n_steps)} the expected gradient cannot be told from zero. {at_least}Either the "
@@ -74,7 +65,7 @@ def _about_the_batch(diagnosis: Diagnosis) -> Advice:
     )
     ratio = scale / batch
     if ratio > _MUCH:
-        return Advice(
+        return Finding(
             "bad" if ratio > _FAR_TOO_MUCH else "watch",
             f"Batch too small by a factor of {ratio:.0f}",
             f"{facts}: a step is mostly noise, and about {ratio:.0f} of them have to average it out. A batch up to "
@@ -82,19 +73,19 @@ def _about_the_batch(diagnosis: Diagnosis) -> Advice:
             "the learning rate low.",
         )
     if ratio < 1 / _MUCH:
-        return Advice(
+        return Finding(
             "watch",
             f"Batch larger than needed by a factor of {batch / max(scale, 1.0):.0f}",
             f"{facts}: a batch repeats what a part of it knows. A smaller one, down to the noise scale, makes more "
             "updates from as many steps.",
         )
-    return Advice("good", "The batch fits", f"{facts}, within a factor of ten of the batch: a fair trade.")
+    return Finding("good", "The batch fits", f"{facts}, within a factor of ten of the batch: a fair trade.")
 
 
-def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
+def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Finding:
     own = round(diagnosis.training.gae_lambda, 6)
     if not np.isfinite(curve.cosine.value).any() or not diagnosis.signal_is_clear:
-        return Advice(
+        return Finding(
             "unknown",
             "Lambda cannot be judged",
             f"Without a gradient above the noise no lambda can be preferred. Keep {own:g}.",
@@ -109,11 +100,11 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
     if len(good) > len(curve.lambdas) / 2:
         numbers += " A larger --n-batches would tell more of them apart."
     if diagnosis.training.estimator != "gae":
-        return Advice(
+        return Finding(
             "good", f"Lambda for GAE: {best:g}", f"{numbers} estimator={diagnosis.training.estimator!r} uses none."
         )
     if curve.good.all():
-        return Advice("unknown", f"Lambda: nothing better than {own:g} was found", numbers)
+        return Finding("unknown", f"Lambda: nothing better than {own:g} was found", numbers)
     if recommended_lambda(diagnosis) == own:
         if not curve.good[index]:
             numbers += f" {own:g} can, but a difference of less than {_WORTH_CHANGING:g} is not worth a change."
@@ -123,13 +114,13 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Advice:
                 f" But with it even an infinite batch would have cosine {bias_alone:.2f} alone: the critic stands for "
                 "what comes after a rollout's last step. A larger n_steps, or a better critic, helps."
             )
-            return Advice("watch", f"No lambda helps: the gradient is biased with {own:g}", numbers)
-        return Advice("good", f"Lambda {own:g} is fine", numbers)
+            return Finding("watch", f"No lambda helps: the gradient is biased with {own:g}", numbers)
+        return Finding("good", f"Lambda {own:g} is fine", numbers)
     if own > best:
-        return Advice(
+        return Finding(
             "bad", f"Lambda too high: {own:g}", f"{numbers} Lower it: the critic is good enough to be trusted earlier."
         )
-    return Advice("bad", f"Lambda too low: {own:g}", f"{numbers} Raise it: the critic's errors turn the gradient.")
+    return Finding("bad", f"Lambda too low: {own:g}", f"{numbers} Raise it: the critic's errors turn the gradient.")
 
 
 def _index(curve: LambdaCurve, gae_lambda: float) -> int:
@@ -152,10 +143,10 @@ def recommended_lambda(diagnosis: Diagnosis, among: Iterable[float] | None = Non
     return float(curve.lambdas[np.nanargmax(np.where(allowed, curve.cosine.value, np.nan))])
 
 
-def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
+def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Finding:
     explained, gain = critic.explained_by_returns, diagnosis.critic_gain
     if not math.isfinite(explained):
-        return Advice("unknown", "The critic has nothing to explain", "All returns are equal.")
+        return Finding("unknown", "The critic has nothing to explain", "All returns are equal.")
     of_targets = critic.explained_by_targets
     facts = (
         f"It explains {explained:.0%} of the variance of first-visit Monte-Carlo returns "
@@ -172,33 +163,33 @@ def _about_the_critic(diagnosis: Diagnosis, critic: Critic) -> Advice:
     help_it = "More n_critic_updates, another vf_learning_rate, or normalised observations and rewards help it."
     if gain is None or not diagnosis.signal_is_clear:
         if explained <= 0:
-            return Advice("bad", "The critic is not yet worth using", f"{facts} {help_it}")
-        return Advice("unknown", "Whether the critic helps cannot be told", facts)
+            return Finding("bad", "The critic is not yet worth using", f"{facts} {help_it}")
+        return Finding("unknown", "Whether the critic helps cannot be told", facts)
     value, error = float(gain.value[0]), float(gain.standard_error[0])
     compared = (
         f"The best cosine with it is {'higher' if value >= 0 else 'lower'} by {abs(value):.2f} (standard error "
         f"{error:.2f}) than the best without it."
     )
     if value < -2 * error or (explained <= 0 and value < 0):
-        return Advice(
+        return Finding(
             "bad",
             "The critic is not yet worth using",
             f"{facts} {compared} Until it is better, a high lambda, or a critic-free baseline with whole episodes, "
             f"does better. {help_it}",
         )
     if value < 2 * error:
-        return Advice("watch", "The critic does not help measurably", f"{facts} {compared} {help_it}")
-    return Advice("good", "The critic is worth using", f"{facts} {compared}")
+        return Finding("watch", "The critic does not help measurably", f"{facts} {compared} {help_it}")
+    return Finding("good", "The critic is worth using", f"{facts} {compared}")
 
 
-def _about_estimators(diagnosis: Diagnosis) -> Advice:
+def _about_estimators(diagnosis: Diagnosis) -> Finding:
     rows = [row for row in diagnosis.estimators if math.isfinite(row.cosine)]
     if not rows or not diagnosis.signal_is_clear:
-        return Advice(
+        return Finding(
             "unknown", "Estimators cannot be compared", "There is no gradient above the noise to compare with."
         )
     best, worst = max(rows, key=lambda row: row.cosine), max(rows, key=lambda row: row.variance)
-    return Advice(
+    return Finding(
         "good",
         f"Best estimator: {describe(best)}",
         f"Its gradient has cosine {best.cosine:.2f} with the true one, and signal to noise {best.snr:.2g}. "

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_pg.advantage.baselines import get_baseline
+from sb3_pg.advantage.baselines import CRITIC_FREE, get_baseline
 from sb3_pg.advantage.estimators import Array, Trajectories, gae, get_estimator, reward_to_go
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.experience import Experience, Training
@@ -96,7 +96,6 @@ class Critic(NamedTuple):
     """Mean of V - G, in standard deviations of G."""
     returns_profile: TimeProfile
     targets_profile: TimeProfile
-    n_first_visits: int
 
 
 class Diagnosis(NamedTuple):
@@ -215,14 +214,14 @@ def _choices(
     :return: Psi of every step, names of those after the lambdas, and the lambdas
     """
     valid = experience.valid
-    weights = np.where(valid, training.gamma**experience.times if training.state_discount else 1.0, 0.0)
+    discounts = training.gamma**experience.times
     with_critic, without = _trajectories(experience, True), _trajectories(experience, False)
     lambdas = sorted({*LAMBDAS, round(training.gae_lambda, 6)}) if training.uses_critic else []
     psi = [_gae_as_in_training(with_critic, training, gae_lambda) for gae_lambda in lambdas]
     names: list[tuple[str, str]] = []
     for estimator in ("total_return", "reward_to_go"):
         found = get_estimator(estimator).function(without, gamma=training.gamma, gae_lambda=1.0)
-        for baseline in ("none", "mean", "time_mean", "leave_one_out"):
+        for baseline in CRITIC_FREE:
             names.append((estimator, baseline))
             psi.append(found - _baseline_of_groups(baseline, found, without, groups))
     estimators = _critic_estimators(training) if training.uses_critic else []
@@ -232,15 +231,22 @@ def _choices(
         psi.append(get_estimator(kind).function(with_critic, gamma=training.gamma, gae_lambda=gae_lambda))
     if training.centred:
         psi = [each - each[valid].mean() for each in psi]
+    # The discounted total return has gamma^t in it: sum_t gamma^t r_t, whichever step it stands at
+    own_discounts = [discounts if training.state_discount else 1.0] * len(psi)
+    for number, (estimator, _) in enumerate(names, len(lambdas)):
+        if estimator == "total_return":
+            own_discounts[number] = 1.0
     # A constant leaves its expectation where it is, and its noise is no part of the comparison
     reference = reward_to_go(with_critic, gamma=training.gamma)
     psi.append(reference - reference[valid].mean())
-    return [weights * each for each in psi], names, lambdas
+    own_discounts.append(discounts if training.state_discount or training.estimator == "total_return" else 1.0)
+    weighted = [np.where(valid, weight * each, 0.0) for weight, each in zip(own_discounts, psi, strict=True)]
+    return weighted, names, lambdas
 
 
 def _critic_estimators(training: Training) -> list[str]:
     names = ["reward_to_go", "td_residual", "n_step:5", f"gae, lambda {training.gae_lambda:g}"]
-    of_its_own = training.estimator.startswith("n_step") and training.estimator not in names
+    of_its_own = training.estimator.startswith(("n_step", "total_return")) and training.estimator not in names
     return [*names, training.estimator] if of_its_own else names
 
 
@@ -395,7 +401,6 @@ def examine_critic(experience: Experience, gamma: float, n_bins: int = 12) -> Cr
         bias=float((v - g).mean()) / spread if spread > 0 else float("nan"),
         returns_profile=explained_variance_by_time(g, v, times),
         targets_profile=explained_variance_by_time(td, v, times),
-        n_first_visits=int(chosen.sum()),
     )
 
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.advice import describe, steps
-from sb3_pg.doctor.arrays import StrangersRollout
+from sb3_pg.doctor.arrays import Array, StrangersRollout
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, LambdaCurve
-from sb3_pg.doctor.mistakes import right_advantages
 from sb3_pg.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, to_png
 
 if TYPE_CHECKING:
@@ -196,21 +195,22 @@ def compose(panels: list[bytes], title: str) -> bytes:
     return stream.getvalue()
 
 
-def draw_rollout(rollout: StrangersRollout, n_steps: int = 300) -> bytes | None:
-    """Advantages of a file beside the right ones, in the environment where they differ most; None without them.
+_SHOWN_STEPS = 300
 
-    :param n_steps: to show, at most
+
+def draw_rollout(rollout: StrangersRollout, right: Array) -> bytes | None:
+    """Advantages of a file beside the right ones, in the environment where they differ most; None if none is known.
+
+    :param right: see :func:`~sb3_pg.doctor.mistakes.right_advantages`
     """
-    if rollout.advantages is None or rollout.gae_lambda is None:
-        return None
+    assert rollout.advantages is not None
     given = rollout.advantages
-    right = right_advantages(rollout, given, rollout.gae_lambda)
     if not np.isfinite(right).any():
         return None
     difference = np.nan_to_num(np.abs(given - right))
     worst_step, worst = np.unravel_index(difference.argmax(), difference.shape)
-    first = max(0, min(int(worst_step) - n_steps // 2, len(given) - n_steps))
-    rows = np.arange(first, min(first + n_steps, len(given)))
+    first = max(0, min(int(worst_step) - _SHOWN_STEPS // 2, len(given) - _SHOWN_STEPS))
+    rows = np.arange(first, min(first + _SHOWN_STEPS, len(given)))
     figure = new_figure((11, 3.6))
     axes = figure.add_axes((0.07, 0.15, 0.92, 0.75))
     for number, end in enumerate(rows[rollout.dones[rows, worst]]):

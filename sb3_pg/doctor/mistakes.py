@@ -18,13 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sb3_pg.advantage.estimators import discounted_sums
-from sb3_pg.doctor.advice import Advice
 from sb3_pg.doctor.arrays import Array, StrangersRollout
+from sb3_pg.pages import Finding
 
 # Largest difference that counts as none, in units of the largest advantage: float32 sums over long episodes
 _TOLERANCE = 1e-3
-# Part of the steps that a formula has to be known for, to be compared at all
+# The same for a mistake that explains what the right formula cannot: a critic that is hardly trained gives the states
+# around the end of an episode values so alike that a wrong one fits to a thousandth. With it, rounding of numbers this
+# many times larger than the advantages is allowed for.
+_EXACT = 1e-5
+_ROUNDING = 32 * 2.0**-23
+# Part of the steps that a wrong formula has to be known for, to be compared at all, and steps that the right one has to
 _LEAST_COVERAGE = 0.25
+_LEAST_STEPS = 16
 _OTHER_LAMBDAS = (1.0, 0.0, 0.9, 0.95, 0.97, 0.98, 0.99)
 
 
@@ -83,12 +89,12 @@ MISTAKES: dict[str, tuple[str, str]] = {
 """Title and explanation of each mistake."""
 
 
-class Finding(NamedTuple):
+class Found(NamedTuple):
     """What was found about one array."""
 
     kind: str
     """A key of :data:`MISTAKES`, or ``variance``, ``sign``, ``lambda``, ``log_probs`` ...; empty where all is right."""
-    advice: Advice
+    advice: Finding
 
 
 class Fit(NamedTuple):
@@ -103,11 +109,13 @@ class Fit(NamedTuple):
     coverage: float
     error: float
     """Largest difference, in units of the array's largest deviation from its mean."""
+    tolerance: float
+    """What the error may be for a match."""
 
 
-def examine(rollout: StrangersRollout) -> list[Finding]:
+def examine(rollout: StrangersRollout) -> list[Found]:
     """Look for the classical mistakes in every array that is there."""
-    found: list[Finding] = []
+    found: list[Found] = []
     if rollout.advantages is not None:
         found += _examine_advantages(rollout, rollout.advantages)
     if rollout.returns is not None:
@@ -116,7 +124,7 @@ def examine(rollout: StrangersRollout) -> list[Finding]:
         found += _examine_log_probs(rollout)
     if not found:
         text = "The file has none of advantages, returns and log_probs."
-        found.append(Finding("nothing", Advice("unknown", "Nothing to examine", text)))
+        found.append(Found("nothing", Finding("unknown", "Nothing to examine", text)))
     return found
 
 
@@ -142,10 +150,15 @@ def compute(rollout: StrangersRollout, gae_lambda: float, variant: Variant = Var
     return np.where(spoilt, np.nan, advantages)
 
 
-def right_advantages(rollout: StrangersRollout, advantages: Array, gae_lambda: float) -> Array:
-    """The right advantages on the scale of those in the file: multiplied and shifted like these, if that is known."""
-    fit = _best(_fits(rollout, advantages, (gae_lambda,), 0.0, affine=True))
-    right = compute(rollout, gae_lambda)
+def right_advantages(rollout: StrangersRollout) -> Array | None:
+    """The right advantages on the scale of those in the file: multiplied and shifted like these, if that is known.
+
+    None where the file has no advantages, or no lambda that would tell.
+    """
+    if rollout.advantages is None or rollout.gae_lambda is None:
+        return None
+    fit = _best(_fits(rollout, rollout.advantages, (rollout.gae_lambda,), 0.0, affine=True))
+    right = compute(rollout, rollout.gae_lambda)
     return right if fit is None else fit.factor * right + fit.shift
 
 
@@ -187,15 +200,21 @@ def _fits(
     """
     found = []
     largest = float(np.abs(array - array.mean()).max())
+    assert rollout.values is not None
+    rounding = _ROUNDING * max(float(np.abs(each).max()) for each in (array, rollout.values, rollout.rewards))
+    exact = min(_TOLERANCE, _EXACT + rounding / largest) if largest > 0 else _TOLERANCE
     for gae_lambda, variant in product(lambdas, _variants()):
         raw = compute(rollout, gae_lambda, variant) + added
         known = np.isfinite(raw)
-        if known.mean() < _LEAST_COVERAGE:
+        if not variant.mistakes:  # the first of each lambda
+            told = known if rollout.ends_are_told_apart else np.zeros_like(known)
+        if known.mean() < _LEAST_COVERAGE and (variant.mistakes or known.sum() < _LEAST_STEPS):
             continue
+        tolerance = exact if variant.mistakes and (known & ~told).any() else _TOLERANCE
         factor, shift = _line(raw[known], array[known]) if affine else (1.0, 0.0)
         error = float(np.abs(array[known] - factor * raw[known] - shift).max())
         relative = error / largest if largest > 0 else (0.0 if error == 0 else np.inf)
-        found.append(Fit(variant, gae_lambda, raw, factor, shift, float(known.mean()), relative))
+        found.append(Fit(variant, gae_lambda, raw, factor, shift, float(known.mean()), relative, tolerance))
     return found
 
 
@@ -207,14 +226,14 @@ def _line(x: Array, y: Array) -> tuple[float, float]:
 
 def _best(fits: list[Fit]) -> Fit | None:
     """The matching formula that explains the most steps, and of those the one with the fewest mistakes."""
-    matching = [fit for fit in fits if fit.error < _TOLERANCE and fit.factor != 0]
+    matching = [fit for fit in fits if fit.error < fit.tolerance and fit.factor != 0]
     return min(matching, key=lambda fit: (-fit.coverage, len(fit.variant.mistakes)), default=None)
 
 
 # -- the arrays ------------------------------------------------------------------------------------------------------
 
 
-def _examine_advantages(rollout: StrangersRollout, advantages: Array) -> list[Finding]:
+def _examine_advantages(rollout: StrangersRollout, advantages: Array) -> list[Found]:
     assert rollout.gae_lambda is not None
     fits = _fits(rollout, advantages, (rollout.gae_lambda,), 0.0, affine=True)
     fit = _best(fits)
@@ -229,13 +248,13 @@ def _examine_advantages(rollout: StrangersRollout, advantages: Array) -> list[Fi
         title = f"Advantages are those of lambda {other.gae_lambda:g}"
         text = f"gae_lambda is {rollout.gae_lambda:g} in the file."
         return [
-            Finding("lambda", Advice("bad", title, text)),
+            Found("lambda", Finding("bad", title, text)),
             *_name_mistakes(rollout, other, advantages, "advantages"),
         ]
-    return [_unmatched("advantages", fits)]
+    return [_unmatched("advantages", fits, rollout)]
 
 
-def _examine_returns(rollout: StrangersRollout, returns: Array) -> list[Finding]:
+def _examine_returns(rollout: StrangersRollout, returns: Array) -> list[Found]:
     assert rollout.values is not None
     lambdas = tuple(dict.fromkeys([*([] if rollout.gae_lambda is None else [rollout.gae_lambda]), *_OTHER_LAMBDAS]))
     fits = _fits(rollout, returns, lambdas, rollout.values, affine=False)
@@ -248,17 +267,15 @@ def _examine_returns(rollout: StrangersRollout, returns: Array) -> list[Finding]
         normalised = abs(float(rollout.advantages.mean())) < 1e-3 and abs(float(rollout.advantages.std()) - 1) < 0.05
         if normalised and np.abs(rollout.advantages + rollout.values - returns).max() < _TOLERANCE * scale:
             text = "they are the normalised advantages plus values; add the values before normalising."
-            return [
-                Finding("normalised_returns", Advice("bad", "Returns of normalised advantages", f"Returns: {text}"))
-            ]
-    return [_unmatched("returns", fits)]
+            return [Found("normalised_returns", Finding("bad", "Returns of normalised advantages", f"Returns: {text}"))]
+    return [_unmatched("returns", fits, rollout)]
 
 
-def _name_mistakes(rollout: StrangersRollout, fit: Fit, array: Array, name: str) -> list[Finding]:
+def _name_mistakes(rollout: StrangersRollout, fit: Fit, array: Array, name: str) -> list[Found]:
     found = []
     for kind in fit.variant.mistakes:
         title, text = MISTAKES[kind]
-        found.append(Finding(kind, Advice("bad", title, f"{name.capitalize()}: {text} {_where(rollout, fit, array)}")))
+        found.append(Found(kind, Finding("bad", title, f"{name.capitalize()}: {text} {_where(rollout, fit, array)}")))
     return found
 
 
@@ -277,7 +294,7 @@ def _where(rollout: StrangersRollout, fit: Fit, array: Array) -> str:
     )
 
 
-def _judge_scale(fit: Fit, advantages: Array) -> list[Finding]:
+def _judge_scale(fit: Fit, advantages: Array) -> list[Found]:
     """What the advantages were multiplied by and shifted."""
     known = fit.raw[np.isfinite(fit.raw)]
     deviation, rough = float(known.std()), 0.005 if fit.coverage == 1 else 0.1
@@ -285,31 +302,31 @@ def _judge_scale(fit: Fit, advantages: Array) -> list[Finding]:
     n = advantages.size
     if fit.factor < 0:
         text = "they are right but for their sign: the policy would unlearn what is good."
-        return [Finding("sign", Advice("bad", "Advantages have the wrong sign", f"Advantages: {text}"))]
+        return [Found("sign", Finding("bad", "Advantages have the wrong sign", f"Advantages: {text}"))]
     centred = abs(mean) < 1e-3 * own
     if abs(own - 1) < 1e-3 or abs(own * np.sqrt(n / (n - 1)) - 1) < 1e-3:
         if centred:
             return []
         text = "they are divided by their deviation without subtracting their mean."
-        return [Finding("not_centred", Advice("watch", "Advantages are scaled, not centred", f"Advantages: {text}"))]
+        return [Found("not_centred", Finding("watch", "Advantages are scaled, not centred", f"Advantages: {text}"))]
     if abs(fit.factor - 1) < rough:
         if fit.coverage < 1 or centred or abs(fit.shift) < 0.005 * own:
             return []
         text = f"they are shifted by {fit.shift:.4g}, which no normalisation does: it pushes every action up or down."
-        return [Finding("shift", Advice("watch", "Advantages are shifted", f"Advantages: {text}"))]
+        return [Found("shift", Finding("watch", "Advantages are shifted", f"Advantages: {text}"))]
     if abs(fit.factor * deviation**2 - 1) < rough + 1 / n:
         text = (
             f"they are divided by their variance, not by their standard deviation: that of the result is {own:.3g} "
             "instead of 1, and the size of a step depends on the scale of the rewards, inversely."
         )
-        return [Finding("variance", Advice("bad", "Normalised by the variance", f"Advantages: {text}"))]
+        return [Found("variance", Finding("bad", "Normalised by the variance", f"Advantages: {text}"))]
     text = (
         f"they are multiplied by {fit.factor:.4g}, which is neither 1 nor one over their deviation ({deviation:.4g})."
     )
-    return [Finding("scale", Advice("watch", "Advantages are scaled by an unknown factor", f"Advantages: {text}"))]
+    return [Found("scale", Finding("watch", "Advantages are scaled by an unknown factor", f"Advantages: {text}"))]
 
 
-def _right(name: str, formula: str, fit: Fit, rollout: StrangersRollout) -> Finding:
+def _right(name: str, formula: str, fit: Fit, rollout: StrangersRollout) -> Found:
     how_well = f"to {fit.error:.1g} of their largest deviation" if fit.error else "exactly"
     notes = [f"{name.capitalize()} match {formula} {how_well}"]
     if fit.coverage < 1:
@@ -319,26 +336,31 @@ def _right(name: str, formula: str, fit: Fit, rollout: StrangersRollout) -> Find
         )
     if not rollout.ends_are_told_apart:
         notes.append("every end of an episode was taken for a termination: truncated would tell the time limits")
-    return Finding("", Advice("good", f"{name.capitalize()} are right", "; ".join(notes) + "."))
+    if fit.coverage < _LEAST_COVERAGE:
+        title = f"{name.capitalize()} are right where it can be told"
+        return Found("", Finding("unknown", title, "; ".join(notes) + "."))
+    return Found("", Finding("good", f"{name.capitalize()} are right", "; ".join(notes) + "."))
 
 
-def _unmatched(name: str, fits: list[Fit]) -> Finding:
+def _unmatched(name: str, fits: list[Fit], rollout: StrangersRollout) -> Found:
     closest = min(fits, key=lambda fit: fit.error, default=None)
     hint = ""
-    if closest is not None:
+    if not rollout.ends_are_told_apart:
+        hint = " Every end of an episode was taken for a termination: truncated would tell the time limits."
+    elif closest is not None:
         mistakes = ", ".join(MISTAKES[kind][0].lower() for kind in closest.variant.mistakes) or "no mistake"
         hint = f" The closest has {mistakes}, and is off by {closest.error:.2g} of their largest deviation."
     text = (
         f"{name.capitalize()} match no formula that is known here, right or wrong. Are gamma, gae_lambda and the "
         f"values those that they were computed with, before the critic's update?{hint}"
     )
-    return Finding("unmatched", Advice("unknown", f"{name.capitalize()} match no formula", text))
+    return Found("unmatched", Finding("unknown", f"{name.capitalize()} match no formula", text))
 
 
 # -- log-probabilities -----------------------------------------------------------------------------------------------
 
 
-def _examine_log_probs(rollout: StrangersRollout) -> list[Finding]:
+def _examine_log_probs(rollout: StrangersRollout) -> list[Found]:
     shape, given = rollout.rewards.shape, rollout.log_probs
     assert given is not None
     size = given.size // rollout.rewards.size
@@ -348,24 +370,24 @@ def _examine_log_probs(rollout: StrangersRollout) -> list[Finding]:
             "one for each dimension of the action" if size in (dimensions, given.shape[-1]) else f"{size} for each step"
         )
         text = f"log_probs has shape {given.shape}, {what}: sum over the last axis, or the ratio of actions is wrong."
-        return [Finding("log_probs_not_summed", Advice("bad", "Log-probabilities are not summed", text))]
+        return [Found("log_probs_not_summed", Finding("bad", "Log-probabilities are not summed", text))]
     each = _expected_log_probs(rollout)
     if each is None:
         text = "Their shape is right; means and stds, or logits, and actions would tell whether they are."
-        return [Finding("", Advice("good", "Log-probabilities have one number a step", text))]
+        return [Found("", Finding("good", "Log-probabilities have one number a step", text))]
     log_probs = given.reshape(shape)
     if _close(log_probs, each.sum(axis=-1)):
-        return [Finding("", Advice("good", "Log-probabilities are right", "They are those of the stored actions."))]
+        return [Found("", Finding("good", "Log-probabilities are right", "They are those of the stored actions."))]
     wrong = {"the mean over the dimensions": each.mean(axis=-1), "the first dimension's alone": each[..., 0]}
     for what, values in wrong.items():
         if dimensions > 1 and _close(log_probs, values):
             text = f"log_probs is {what} of the action, instead of the sum."
-            return [Finding("log_probs_not_summed", Advice("bad", "Log-probabilities are not summed", text))]
+            return [Found("log_probs_not_summed", Finding("bad", "Log-probabilities are not summed", text))]
     text = (
         "log_probs is neither their sum over the dimensions nor their mean: it belongs to other actions (drawn again, "
         "or clipped to the bounds before), or to another policy."
     )
-    return [Finding("log_probs_of_others", Advice("bad", "Log-probabilities are not those of the actions", text))]
+    return [Found("log_probs_of_others", Finding("bad", "Log-probabilities are not those of the actions", text))]
 
 
 def _expected_log_probs(rollout: StrangersRollout) -> Array | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sb3_pg.doctor.advice import Advice, describe, steps
-from sb3_pg.doctor.arrays import StrangersRollout
+from sb3_pg.doctor.advice import describe, steps
+from sb3_pg.doctor.arrays import Array, StrangersRollout
 from sb3_pg.doctor.diagnosis import Diagnosis
 from sb3_pg.doctor.figures import compose, draw_panels, draw_rollout
 from sb3_pg.doctor.mistakes import right_advantages
-from sb3_pg.pages import Block, Finding, Gallery, Heading, Paragraph, Picture, Table, as_html, write_whole
+from sb3_pg.files import write_whole
+from sb3_pg.pages import Block, Finding, Gallery, Heading, Paragraph, Picture, Table, as_csv, as_html
 
 _CAPTIONS = {
     "lambda": """
@@ -41,7 +41,10 @@ _CAPTIONS = {
 }
 
 
-def write_page(diagnosis: Diagnosis, advice: list[Advice], folder: Path) -> list[Path]:
+_COLUMNS = ("quantity", "of", "value", "standard_error")
+
+
+def write_page(diagnosis: Diagnosis, advice: list[Finding], folder: Path) -> list[Path]:
     """Write ``doctor.html``, ``doctor.png`` and ``doctor.csv``.
 
     :param folder: made if it is not there
@@ -52,11 +55,11 @@ def write_page(diagnosis: Diagnosis, advice: list[Advice], folder: Path) -> list
     write_whole(page, as_html(f"Doctor: {diagnosis.training.name}", _page(diagnosis, advice, figures)))
     title = f"{diagnosis.training.name}: {diagnosis.n_episodes} episodes, gradient of {diagnosis.layers}"
     write_whole(picture, compose(list(figures.values()), title))
-    write_csv(numbers, _numbers(diagnosis))
+    write_whole(numbers, as_csv(_COLUMNS, _numbers(diagnosis)))
     return [page, picture, numbers]
 
 
-def _page(diagnosis: Diagnosis, advice: Iterable[Advice], figures: dict[str, bytes]) -> Iterator[Block]:
+def _page(diagnosis: Diagnosis, advice: Iterable[Finding], figures: dict[str, bytes]) -> Iterator[Block]:
     training = diagnosis.training
     yield Heading(training.name, 1)
     yield Paragraph(
@@ -66,7 +69,7 @@ def _page(diagnosis: Diagnosis, advice: Iterable[Advice], figures: dict[str, byt
         f"{training.gae_lambda:g}, estimator {training.estimator}, baseline {training.baseline}. Gradients of "
         f"{diagnosis.layers} of the actor."
     )
-    yield from _findings(advice)
+    yield from advice
     yield Heading("Figures")
     yield Gallery(tuple(Picture(f"{name}.png", name, image, _CAPTIONS[name]) for name, image in figures.items()))
     yield Heading("Estimators and baselines")
@@ -85,25 +88,22 @@ def _page(diagnosis: Diagnosis, advice: Iterable[Advice], figures: dict[str, byt
     )
 
 
-def _findings(advice: Iterable[Advice]) -> Iterator[Block]:
-    return (Finding(each.level, each.title, each.text) for each in advice)
-
-
 def _minibatch(diagnosis: Diagnosis) -> str:
     size = diagnosis.training.minibatch
     return f" (one gradient step takes {size} of them)" if size and size < diagnosis.batch_steps else ""
 
 
-def write_rollout_page(rollout: StrangersRollout, advice: list[Advice], name: str, folder: Path) -> list[Path]:
+def write_rollout_page(rollout: StrangersRollout, advice: list[Finding], name: str, folder: Path) -> list[Path]:
     """Write the page of a stranger's rollout: ``doctor.html``, ``doctor.csv``, and ``doctor.png`` if there is a figure.
 
     :param name: of the file, for the title
     :param folder: made if it is not there
     :return: the paths of the files
     """
-    picture = draw_rollout(rollout)
+    right = right_advantages(rollout)
+    picture = None if right is None else draw_rollout(rollout, right)
     facts = f"{rollout.rewards.shape[0]} steps of {rollout.rewards.shape[1]} environments, {rollout.dones.sum()} ends."
-    blocks = [Heading(name, 1), Paragraph(facts), *_findings(advice)]
+    blocks: list[Block] = [Heading(name, 1), Paragraph(facts), *advice]
     if picture is not None:
         blocks += [
             Heading("Where they differ"),
@@ -111,18 +111,17 @@ def write_rollout_page(rollout: StrangersRollout, advice: list[Advice], name: st
         ]
     page, numbers = folder / "doctor.html", folder / "doctor.csv"
     write_whole(page, as_html(name, blocks))
-    write_csv(numbers, _rollout_numbers(rollout))
+    write_whole(numbers, as_csv(_COLUMNS, _rollout_numbers(rollout, right)))
     if picture is None:
         return [page, numbers]
     write_whole(folder / "doctor.png", picture)
     return [page, folder / "doctor.png", numbers]
 
 
-def _rollout_numbers(rollout: StrangersRollout) -> Iterator[tuple[Any, ...]]:
+def _rollout_numbers(rollout: StrangersRollout, right: Array | None) -> Iterator[tuple[Any, ...]]:
     """Advantages of the file and the right ones, step by step."""
-    if rollout.advantages is None or rollout.gae_lambda is None:
+    if rollout.advantages is None or right is None:
         return
-    right = right_advantages(rollout, rollout.advantages, rollout.gae_lambda)
     for (step, env_index), value in np.ndenumerate(rollout.advantages):
         at = f"step {step} of environment {env_index}"
         yield "advantage_in_file", at, value, ""
@@ -181,11 +180,3 @@ def _numbers(diagnosis: Diagnosis) -> Iterator[tuple[Any, ...]]:
         for name, profile in (("returns", critic.returns_profile), ("td0", critic.targets_profile)):
             for time, explained, _ in zip(*profile, strict=True):
                 yield f"critic_explained_variance_{name}_at_time", f"{time:.6g}", explained, ""
-
-
-def write_csv(path: Path, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Write ``quantity,of,value,standard_error``."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("quantity", "of", "value", "standard_error"))
-        writer.writerows(rows)

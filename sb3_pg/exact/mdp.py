@@ -62,6 +62,12 @@ class FiniteMDP:
         if rewards.shape != transitions.shape:
             raise ValueError(f"rewards has shape {rewards.shape}; expected that of transitions, {transitions.shape}")
         start = np.array(self.start, dtype=np.float64)
+        if start.shape != (n_states,):
+            raise ValueError(f"start has shape {start.shape}; expected ({n_states},), one number for each state")
+        numbers = {"transitions": transitions[~terminal], "rewards": rewards[~terminal], "start": start}
+        for name, array in numbers.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} has {array[~np.isfinite(array)][0]} in it; finite numbers are expected")
         _check_distribution("transitions", transitions[~terminal])
         _check_distribution("start", start[None])
         if start[terminal].any():

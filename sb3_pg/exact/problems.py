@@ -172,6 +172,7 @@ def short_or_long(length: int = 12) -> FiniteMDP:
     episodes end first has too many short ones in it.
 
     :param length: steps of a long episode, at least 2
+    :raises ValueError: for a length that is not
     """
     if length < 2:
         raise ValueError(f"length={length!r} must be a whole number of at least 2")

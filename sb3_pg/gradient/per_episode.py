@@ -416,6 +416,7 @@ def split_episodes(
         of an episode are not independent, so that variances come out too small if what happens in it hangs together
     :return: number of each step's block, -1 where not valid, shape ``(n_steps, n_envs)``, and the number of segments in
         each block, shape ``(n_blocks,)``
+    :raises ValueError: for ``max_blocks`` or ``longest`` below 1
     """
     if max_blocks < 1 or (longest is not None and longest < 1):
         raise ValueError(f"max_blocks={max_blocks!r}, longest={longest!r}: whole numbers of at least 1 are expected")

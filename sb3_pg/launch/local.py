@@ -54,6 +54,7 @@ class LocalProcesses:
     which only this process has, is closed. An interrupt from the keyboard reaches this process alone.
 
     :param n_workers: number of processes
+    :raises ValueError: for none
     """
 
     def __init__(self, n_workers: int) -> None:

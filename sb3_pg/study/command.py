@@ -11,13 +11,11 @@ from rich.console import Console
 
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
-from sb3_pg.study.plan import Study, page_name, read_study
+from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
 from sb3_pg.study.reading import Section, StudyError, read_document
 from sb3_pg.study.report import write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
-
-STUDIES = Path("zoo_scripts", "studies")
 
 DESCRIPTION = """
 Train what a study is missing, and write its report. Results that are there are reused; the same command goes on after
@@ -109,11 +107,10 @@ def _check_is_not_ours(study: Study, args: argparse.Namespace) -> None:
 
     :raises StudyError: when it would write into the project's results, or replace one of its pages
     """
-    shipped = sorted(STUDIES.glob("*.yml"))
-    if any(path.samefile(study.path) for path in shipped):
+    if is_of_the_project(study.path):
         return
     home = _places(tiny=False)
-    for path in shipped:
+    for path in sorted(STUDIES.glob("*.yml")):
         same_results = path.stem == study.name and args.results.resolve() == home["results"].resolve()
         if same_results and not args.report:
             message = f"{path} keeps its results in {args.results / study.name}: rename your file, or give --results"
@@ -131,6 +128,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
 
     :param study: the plan
     :param args: the command line
+    :raises StudyError: when it would write over what belongs to another study, or a training fails
     """
     _check_is_not_ours(study, args)
     console = Console(highlight=False, soft_wrap=True)

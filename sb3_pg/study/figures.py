@@ -199,7 +199,7 @@ def name_of(measure: str) -> str:
         "steps_to": f"steps until the return first is {argument}",
         "above": f"share of seeds that end at {argument} or more",
         "until": f"return after {argument} steps",
-        OF_TWO_CURVES: f"return after {argument} s of both",
+        OF_TWO_CURVES: f"return after {argument} s each",
         "logged": f"{NAMES.get(argument, argument)}, mean over the training",
         "early": f"{NAMES.get(argument, argument)}, mean over the first tenth of the steps",
     }

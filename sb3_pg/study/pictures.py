@@ -36,7 +36,8 @@ VIEW_METRES = 2.2
 Frame = NDArray[np.uint8]
 
 _SKY, _GROUND, _BODY, _EDGE = (250, 250, 250), (205, 208, 213), (38, 84, 164), (20, 42, 84)
-_SPHERE, _CAPSULE, _ELLIPSOID, _CYLINDER, _BOX = 2, 3, 4, 5, 6
+_CAPSULE, _CYLINDER, _BOX = 3, 5, 6
+"""MuJoCo's numbers of the shapes that are not drawn as balls."""
 
 
 def film(study: Study, logs: Path) -> tuple[bytes, str]:

@@ -23,6 +23,8 @@ from sb3_pg.tune.errors import suggestion
 from sb3_pg.tune.experiment import Block, Experiment
 from sb3_pg.zoo.extend import older_versions
 
+STUDIES = Path("zoo_scripts", "studies")
+"""The project's own studies, in its checkout."""
 OF_A_CURVE = ("algo", "block", "env_kwargs", "envs", "full_timesteps", "hyperparams", "n_timesteps", "seeds")
 OF_A_STUDY = (
     "title", "question", "source", "notes", "seeds", "n_timesteps", "full_timesteps", "eval_episodes", "record",
@@ -38,9 +40,9 @@ FIGURES: dict[str, tuple[str, ...]] = {
     "improvement": (),
     "walks": (),
 }
+"""Kinds of figures, and what can be said of each besides its curves, environments and title."""
 WALKED = ("LineWorld-v0",)
 """Environments that ``walks`` draws."""
-"""Kinds of figures, and what can be said of each besides its curves, environments and title."""
 
 MEASURES = (
     "final", "area", "best", "evaluation", "success", "wobble", "steps_to:X", "above:X", "until:X", "logged:KEY",
@@ -248,9 +250,7 @@ def shrunk(block: Block) -> Block:
     return {key: min(value, _TINY_CAPS[key]) if key in _TINY_CAPS and value else value for key, value in block.items()}
 
 
-def read_study(
-    path: Path, seeds: int | None = None, full: bool = False, tiny: bool = False, eval_episodes: int | None = None
-) -> Study:
+def read_study(path: Path, seeds: int | None = None, full: bool = False, tiny: bool = False) -> Study:
     """
     Read a study's file.
 
@@ -258,7 +258,6 @@ def read_study(
     :param seeds: train seeds 1 to this number, instead of what the file says
     :param full: the long trainings, where the file has them
     :param tiny: everything on a scale of seconds, to see that it runs
-    :param eval_episodes: episodes of the evaluation at the end, instead of what the file says
     :raises StudyError: with the line that is wrong
     """
     document = read_document(path)
@@ -277,27 +276,25 @@ def read_study(
         curves = tuple(replace(each, n_timesteps=dict.fromkeys(each.envs, TINY_TIMESTEPS)) for each in curves)
     every = top.count("checkpoint_every") if top.values.get("checkpoint_every") is not None else None
     default_every = None if "checkpoint_every" in top else CHECKPOINT_EVERY
-    if eval_episodes is None:
-        eval_episodes = 1 if tiny else _count_or_none(top, "eval_episodes", 20)
     return Study(
-        path.stem,
-        path,
-        top.get("title", str),
-        top.get("question", str),
-        top.get("source", str, ""),
-        top.texts("notes"),
-        study_seeds,
-        curves,
-        tuple(_figures(document, top, curves)),
-        tuple(_claims(document, top, curves)),
-        _record(top),
-        eval_episodes,
-        every or default_every,
-        _picture(document, top, curves),
-        _page(top),
-        _places(top),
-        tiny,
-        gym_packages,
+        name=path.stem,
+        path=path,
+        title=top.get("title", str),
+        question=top.get("question", str),
+        source=top.get("source", str, ""),
+        notes=top.texts("notes"),
+        seeds=study_seeds,
+        curves=curves,
+        figures=tuple(_figures(document, top, curves)),
+        claims=tuple(_claims(document, top, curves)),
+        record=_record(top),
+        eval_episodes=1 if tiny else _count_or_none(top, "eval_episodes", 20),
+        checkpoint_every=every or default_every,
+        picture=_picture(document, top, curves),
+        page=_page(top),
+        put_into=_places(top),
+        tiny=tiny,
+        gym_packages=gym_packages,
     )
 
 
@@ -504,6 +501,9 @@ def _claims(document: Document, top: Section, curves: tuple[Curve, ...]) -> Iter
         measure = _check_measure(section, section.get("measure", str, "final"), top.texts("record"))
         claimed = str(section.values.get("claimed", ""))
         sign, than = _comparison(section, names)
+        if isinstance(than, str) and (than == curve.name or env not in names[than].envs):
+            others = [name for name, each in names.items() if env in each.envs and each is not curve]
+            raise section.error("holds_if", f"{curve.name} on {env} can be compared with {', '.join(others) or 'none'}")
         text, why = section.get("claim", str), section.get("why", str, "")
         yield Claim(text, curve.name, env, measure, claimed, sign, than, why)
 
@@ -535,6 +535,11 @@ def _record(top: Section) -> tuple[str, ...]:
             message = "returns, lengths, successes and seconds are kept of every training, without being recorded"
             raise top.error("record", f"record cannot hold {key!r}, nor any rollout/ or time/ key: {message}")
     return keys
+
+
+def is_of_the_project(path: Path) -> bool:
+    """Whether a study is one of the project's own, seen from the folder that a command is given in."""
+    return path.resolve().parent == STUDIES.resolve()
 
 
 def page_name(top: Section) -> str:

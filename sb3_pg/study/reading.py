@@ -158,7 +158,11 @@ class Section:
         raise self.error(key, f"{key} must be a whole number above 0, not {value!r}{hint}")
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """Give a text, or a list of texts, as a tuple; empty where the key is missing."""
+        """
+        Give a text, or a list of texts, as a tuple; empty where the key is missing.
+
+        :raises StudyError: for anything else
+        """
         value = self.values.get(key, [])
         values = value if isinstance(value, list) else [value]
         for each in values:
@@ -167,7 +171,11 @@ class Section:
         return tuple(values)
 
     def known(self, key: str, value: str, accepted: Collection[str]) -> str:
-        """Give the value back, or raise an error with the closest one that is accepted."""
+        """
+        Give the value back.
+
+        :raises StudyError: with the closest one that is accepted, where it is none
+        """
         if value not in accepted:
             raise self.error(key, f"{key} {value!r} is not known{suggestion(value, accepted)}")
         return value

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from sb3_pg.files import write_whole
 from sb3_pg.pages import (
     Block,
     Code,
@@ -26,12 +27,11 @@ from sb3_pg.pages import (
     as_markdown,
     markdown_table,
     put_between_marks,
-    write_whole,
 )  # fmt: skip
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, OtherSettingsError, film, kept_model
-from sb3_pg.study.plan import FIGURES, FigurePlan, Study, page_name
+from sb3_pg.study.plan import FIGURES, STUDIES, FigurePlan, Study, is_of_the_project, page_name
 from sb3_pg.study.reading import Section, read_document
 from sb3_pg.study.results import RunResult
 from sb3_pg.study.runner import Key, Results
@@ -298,13 +298,9 @@ def _commands(study: Study) -> Page:
     yield Code("\n\n".join(parts))
 
 
-def _is_ours(study: Study) -> bool:
-    return study.path.parts[-3:-1] == ("zoo_scripts", "studies")
-
-
 def _how(study: Study, options: Sequence[str]) -> str:
     """The command of a page."""
-    if not _is_ours(study):
+    if not is_of_the_project(study.path):
         return shlex.join(["python", "-m", "sb3_pg.study", str(study.path), *options])
     flags = [f"STUDY_FLAGS={shlex.join(options)}"] if options else []
     return shlex.join(["make", "reproduce", f"STUDY={study.name}", *flags])
@@ -319,7 +315,7 @@ def _made_with(study: Study, results: Results, how: str, folder: Path) -> Page:
         for name, version in result.versions.items():
             versions.setdefault(name, set()).add(version)
     listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
-    plan = f"zoo_scripts/studies/{study.path.name}" if _is_ours(study) else study.path.name
+    plan = (STUDIES / study.path.name).as_posix() if is_of_the_project(study.path) else study.path.name
     yield Paragraph(
         f"`{how}` trains what is missing and writes this page; the plan is `{plan}`, every training's learning curve "
         f"is in `{folder.as_posix()}/`. {len(everything)} trainings took {clock(total)} (hours, minutes, seconds), "

@@ -85,7 +85,7 @@ def missing(study: Study, results: Results, wanted: Iterable[str] = (), logs: Pa
     pairs = study.pairs(wanted)
     tasks = []
     for task in study.tasks():
-        key = task.settings.env, task.curve
+        key = task.key
         if key not in pairs or task.seed in results.found.get(key, {}):
             continue
         if logs is not None:
@@ -141,19 +141,19 @@ class Board(LiveConsole):
     def __init__(self, study: Study, tasks: list[RunTask], results: Results, capacity: float, console: Console) -> None:
         self._study, self._results = study, results
         self._capacity = max(min(capacity, len(tasks)), 1)
-        self._left = Counter((task.settings.env, task.curve) for task in tasks)
+        self._left = Counter(task.key for task in tasks)
         self._running: dict[tuple[Key, int], float] = {}
-        self._steps = {(task.settings.env, task.curve): task.settings.n_timesteps for task in tasks}
+        self._steps = {task.key: task.settings.n_timesteps for task in tasks}
         self._n_tasks, self._n_done = len(tasks), 0
         super().__init__(console)
 
     def started(self, task: RunTask) -> None:
         """Note that a training has begun."""
-        self._running[(task.settings.env, task.curve), task.seed] = time.monotonic()
+        self._running[task.key, task.seed] = time.monotonic()
 
     def ended(self, task: RunTask, result: RunResult) -> None:
         """Say what a training came to."""
-        key = task.settings.env, task.curve
+        key = task.key
         self._running.pop((key, task.seed), None)
         self._left[key] -= 1
         self._n_done += 1
@@ -259,7 +259,7 @@ def run_study(
         stack.enter_context(_alone(folder))
         # Another command may have ended since the results were read
         results.found = read_all(study, folder).found
-        tasks = [task for task in tasks if task.seed not in results.found[task.settings.env, task.curve]]
+        tasks = [task for task in tasks if task.seed not in results.found[task.key]]
         board = stack.enter_context(Board(study, tasks, results, backend.capacity, console))
 
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:
@@ -274,7 +274,7 @@ def run_study(
             if task.folder:  # not before the result is safe
                 with suppress(OSError):  # one that stays is used by nobody
                     Path(task.folder, CHECKPOINT).unlink()
-            results.found.setdefault((task.settings.env, task.curve), {})[task.seed] = outcome.value
+            results.found.setdefault(task.key, {})[task.seed] = outcome.value
             board.ended(task, outcome.value)
 
         def again(task: RunTask, why: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,8 +47,8 @@ def measured(result: RunResult, measure: str) -> float:
     One number of one training.
 
     ``final``: mean return of the episodes that ended in the last tenth of the steps; where none did, of the last ones
-    before. ``until:X``: the same, had the training ended after X steps. ``area``: mean of the learning curve. ``best``:
-    its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
+    before. ``until:X``: the same of the first X steps, of which schedules know nothing. ``area``: mean of the learning
+    curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
     ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
     the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
     ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the training of what the algorithm logged.
@@ -59,10 +60,10 @@ def measured(result: RunResult, measure: str) -> float:
     """
     kind, _, argument = measure.partition(":")
     curve = result.curve()
+    if kind == "until":
+        return _until(result, float(argument))
     if result.failure:
         return {"above": 0.0, "steps_to": float("inf"), "success": 0.0}.get(kind, float("nan"))
-    if kind == "until":
-        return _final(result, max(1, min(N_SHARES, round(float(argument) / result.settings.n_timesteps * N_SHARES))))
     if kind in ("final", "above"):
         final = _final(result)
         return float(final >= float(argument)) if kind == "above" else final
@@ -84,9 +85,16 @@ def measured(result: RunResult, measure: str) -> float:
     return float(np.nanmax(curve) if kind == "best" else np.nanmean(curve))
 
 
+def _until(result: RunResult, n_steps: float) -> float:
+    n_shares = min(N_SHARES, math.floor(n_steps / result.settings.n_timesteps * N_SHARES + 1e-9))
+    diverged = result.failure and n_shares > _end_of(result)
+    return float("nan") if diverged or n_shares < 1 else _final(result, n_shares)
+
+
 def _final(result: RunResult, n_shares: int = N_SHARES) -> float:
-    """Mean return at the end of the first shares of the steps, over a tenth of all; of the last ones before if none."""
-    found = result.mean(max(0, n_shares / N_SHARES - 0.1), n_shares / N_SHARES)
+    """Mean return in the last tenth of the first shares of the steps; that of the last ones before where none ended."""
+    tenth = max(1, round(n_shares / 10))
+    found = result.mean((n_shares - tenth) / N_SHARES, n_shares / N_SHARES)
     return found if np.isfinite(found) else float(result.curve()[n_shares - 1])
 
 
@@ -156,13 +164,9 @@ def _middle(values: Array, measure: str) -> Array:
     """Mean for shares, median of what may be infinite, otherwise the interquartile mean; along the last axis."""
     if is_share(measure):
         return np.asarray(values.mean(axis=-1))
-    if not np.isfinite(values).all():
-        return np.asarray(_upper_median(values))
+    if measure.startswith("steps_to"):
+        return np.asarray(np.quantile(values, 0.5, axis=-1, method="higher"))
     return mean_of_middle_half(values)
-
-
-def _upper_median(values: Array, axis: int = -1) -> Any:
-    return np.quantile(values, 0.5, axis=axis, method="higher")
 
 
 def _end_of(result: RunResult) -> int:
@@ -433,12 +437,17 @@ def _at_equal_time(curves: Sequence[Sequence[RunResult]]) -> tuple[str, list[str
     Measure each curve where it is when the one that takes less time ends.
 
     Seconds are medians over a curve's seeds, so that all of them are looked at after the same steps: a training that
-    had to share the machine would otherwise be cut where others are not.
+    had to share the machine would otherwise be cut where others are not. Those that diverged say nothing of time,
+    unless all did.
 
     :param curves: trainings of each
     :return: the measure with its seconds, and that of each curve
     """
-    clocks = [np.median([result.seconds for result in found], axis=0) for found in curves]
+    timed = [[result.seconds for result in found if not result.failure] for found in curves]
+    clocks = [
+        np.median(seconds or [result.seconds for result in found], axis=0)
+        for seconds, found in zip(timed, curves, strict=True)
+    ]
     seconds = min(clock[-1] for clock in clocks)
     shares = [int(np.searchsorted(clock, seconds, side="right")) / N_SHARES for clock in clocks]
     steps = [found[0].settings.n_timesteps for found in curves]

@@ -20,16 +20,15 @@ from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_pg.faults import is_divergence
-from sb3_pg.pages import write_whole
+from sb3_pg.files import write_whole
 from sb3_pg.saving import SavingMixin
 from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
 from sb3_pg.tune.blocks import BlockManager, prepare, silence
 from sb3_pg.tune.evaluation import EndlessEpisodeError, returns_of
 from sb3_pg.tune.experiment import Experiment
-from sb3_pg.tune.training import DIVERGED_WEIGHTS, has_diverged
+from sb3_pg.tune.training import learn
 
 CHECKPOINT = "checkpoint.pkl"
 MODEL = "model.pkl"
@@ -62,6 +61,11 @@ class RunTask:
     folder: str = ""
     checkpoint_every: int | None = None
     keep_model: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Environment and curve: where its result belongs."""
+        return self.settings.env, self.curve
 
 
 class LearningCurve(BaseCallback):
@@ -131,17 +135,17 @@ class LearningCurve(BaseCallback):
         # NaN where an episode does not say
         successes = [_mean([value for value in share[2] if not np.isnan(value)]) for share in columns]
         return RunResult(
-            task.seed,
-            task.settings,
-            returns,
-            lengths,
-            [len(share) for share in self._episodes],
-            [round(seconds, 2) for seconds in self.seconds],
-            {key: [_mean(values) for values in shares] for key, shares in self._logged.items()},
-            successes if any(success is not None for success in successes) else [],
-            [round(value, 3) for value in evaluation],
-            failure,
-            {name: version(name) for name in _VERSIONS},
+            seed=task.seed,
+            settings=task.settings,
+            returns=returns,
+            lengths=lengths,
+            n_episodes=[len(share) for share in self._episodes],
+            seconds=[round(seconds, 2) for seconds in self.seconds],
+            logged={key: [_mean(values) for values in shares] for key, shares in self._logged.items()},
+            successes=successes if any(success is not None for success in successes) else [],
+            evaluation=[round(value, 3) for value in evaluation],
+            failure=failure,
+            versions={name: version(name) for name in _VERSIONS},
         )
 
 
@@ -209,9 +213,7 @@ def unpacked_model(algo: str, packed: dict[str, Any], env: VecEnv) -> BaseAlgori
 
 def put_statistics(packed: dict[str, Any], env: VecEnv) -> None:
     """Give the statistics of a packed model to the VecNormalize of an environment, if it has one."""
-    normalize: Any = env
-    while normalize is not None and not isinstance(normalize, VecNormalize):
-        normalize = getattr(normalize, "venv", None)
+    normalize = unwrap_vec_normalize(env)
     for name, value in packed["normalize"].items() if normalize is not None else ():
         if value is not None and np.shape(value) == np.shape(getattr(normalize, name, value)):
             setattr(normalize, name, deepcopy(value))
@@ -302,11 +304,8 @@ def _learn(task: RunTask, model: Any, callbacks: list[BaseCallback], curve: Lear
     if task.folder and task.checkpoint_every:
         callbacks.append(Checkpoints(task, curve))
     to_go = task.settings.n_timesteps - model.num_timesteps
-    try:
-        model.learn(to_go, callback=callbacks, log_interval=10**9, reset_num_timesteps=model.num_timesteps == 0)
-    except Exception as error:
-        if not (is_divergence(error) or has_diverged(model)):
-            raise
+    begins = model.num_timesteps == 0
+    failure = learn(model, to_go, callback=callbacks, log_interval=10**9, reset_num_timesteps=begins)
+    if len(curve.seconds) < N_SHARES:
         curve.on_training_end()
-        return " ".join(str(error).split())[:300]
-    return DIVERGED_WEIGHTS if has_diverged(model) else ""
+    return failure

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
-from rl_zoo3.utils import ALGOS, StoreDict
+from rl_zoo3.utils import ALGOS
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_pg.tune.blocks import prepare
@@ -15,6 +14,7 @@ from sb3_pg.tune.errors import TuneError, unknown
 from sb3_pg.tune.pruning import CURVE_PRUNERS, default_p_threshold
 from sb3_pg.tune.scores import OBJECTIVES
 from sb3_pg.tune.search import SAMPLERS, Rules
+from sb3_pg.zoo.pairs import Pairs
 
 DESCRIPTION = """
 Search hyperparameters over several seeds, confirm the best on fresh seeds, and write a report and a block for -conf.
@@ -23,24 +23,6 @@ EPILOG = """
 The study goes on when the same command is given again, also after it was killed. --n-trials is then the number of
 trials of the whole study. Every worker has one thread of torch and BLAS.
 """
-
-
-class Pairs(StoreDict):
-    """RL Zoo's ``KEY:VALUE``, with values that Python can evaluate; what is none ends the command with a line."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        """See :class:`argparse.Action`."""
-        try:
-            super().__call__(parser, namespace, values, option_string)  # type: ignore[no-untyped-call]
-        except Exception as error:  # of evaluating any text
-            message = f"KEY:VALUE is expected, with a VALUE as Python writes it, not {' '.join(values)} ({error})"
-            raise argparse.ArgumentError(self, message) from error
 
 
 def parser() -> argparse.ArgumentParser:

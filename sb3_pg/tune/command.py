@@ -19,8 +19,8 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
+from sb3_pg.files import write_whole
 from sb3_pg.launch import backend_for
-from sb3_pg.pages import write_whole
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.blocks import check_block, merged, starting_point
 from sb3_pg.tune.errors import TuneError

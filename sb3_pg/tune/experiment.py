@@ -45,6 +45,11 @@ class Experiment:
     gym_packages: tuple[str, ...] = ()
 
 
+def title_of(candidate: int | str) -> str:
+    """Name of a trial, or of the block that the search began with, for tables and messages."""
+    return f"trial {candidate}" if isinstance(candidate, int) else "block of the file"
+
+
 @dataclass(frozen=True)
 class SeedTask:
     """
@@ -64,6 +69,11 @@ class SeedTask:
     experiment: Experiment
     block: Block
     bars: Bars = field(default_factory=Bars)
+
+    @property
+    def title(self) -> str:
+        """What is trained, for messages."""
+        return title_of(self.candidate)
 
 
 @dataclass(frozen=True)

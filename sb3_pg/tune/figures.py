@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from sb3_pg.drawing import BLUE, GREY, look, new_figure, shorten_ticks, style, to_png
-from sb3_pg.pages import write_whole
+from sb3_pg.files import write_whole
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Rules, best_trials
@@ -135,7 +135,7 @@ def _lambda_against_score(record: StudyRecord, rules: Rules) -> Figure:
     points: list[tuple[float, list[float], bool]] = []
     for trial in record.trials:
         gae_lambda = gae_lambda_of(trial)
-        scores = [score for score in map(rules.score, record.results(trial.number)) if score is not None]
+        scores = rules.scores(record.results(trial.number))
         if gae_lambda is not None and scores:
             points.append((gae_lambda, scores, trial.state is TrialState.COMPLETE))
     if not points:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sb3_pg.launch import Backend, Outcome, run_all
 from sb3_pg.tune.blocks import merged
 from sb3_pg.tune.errors import TuneError
-from sb3_pg.tune.experiment import Block, Experiment, SeedResult, SeedTask
+from sb3_pg.tune.experiment import Block, Experiment, SeedResult, SeedTask, title_of
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
 from sb3_pg.tune.search import Listener, Rules, best_trials, failed
@@ -36,7 +36,7 @@ class Candidate:
     @property
     def title(self) -> str:
         """For tables."""
-        return f"trial {self.name}" if isinstance(self.name, int) else "block of the file"
+        return title_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,6 @@ def ranking(record: StudyRecord, rules: Rules, candidates: Sequence[Candidate], 
     for candidate in candidates:
         found = record.final_results(candidate.name)
         results = tuple(found[index] for index in range(n_seeds) if index in found)
-        scores = tuple(score for score in map(rules.score, results) if score is not None)
+        scores = tuple(rules.scores(results))
         standings.append(Standing(candidate, results, scores))
     return sorted(standings, key=lambda standing: standing.order, reverse=True)

@@ -89,9 +89,8 @@ class Progress(LiveConsole, Listener):
         self._n_trained += 1
         self._n_final_trained += 1
         score = self._rules.score(result)
-        name = f"trial {task.candidate}" if isinstance(task.candidate, int) else str(task.candidate)
         shown = f"diverged: {result.why}" if score is None else f"{score:.6g}"
-        self.say(f"final {self._n_final_trained}/{self._n_final}: {name} with fresh seed {task.seed}: {shown}")
+        self.say(f"final {self._n_final_trained}/{self._n_final}: {task.title} with fresh seed {task.seed}: {shown}")
 
     def ended(self, trial: FrozenTrial) -> None:
         """Say how a trial ended."""
@@ -104,7 +103,7 @@ class Progress(LiveConsole, Listener):
 
     def rerun(self, task: SeedTask, why: str) -> None:
         """Say that a seed is trained again."""
-        self.say(f"{task.candidate}, seed {task.seed}, is trained again: {why}")
+        self.say(f"{task.title}, seed {task.seed}, is trained again: {why}")
 
     def _counts(self) -> dict[TrialState, int]:
         states = [trial.state for trial in self._record.trials]
@@ -118,8 +117,7 @@ class Progress(LiveConsole, Listener):
         return f"{best[0].value:.6g} [{low:.6g}, {high:.6g}] (trial {best[0].number})"
 
     def _scores(self, number: int) -> list[float]:
-        scores = (self._rules.score(result) for result in self._record.results(number))
-        return [score for score in scores if score is not None]
+        return self._rules.scores(self._record.results(number))
 
     def _summary(self) -> str:
         counts = self._counts()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sb3_pg.pages import Block, Code, Heading, Paragraph, Picture, Table, as_html, write_whole
+from sb3_pg.files import write_whole
+from sb3_pg.pages import Block, Code, Heading, Paragraph, Picture, Table, as_csv, as_html
 from sb3_pg.tune.experiment import Experiment, SeedResult
 from sb3_pg.tune.figures import draw_all
 from sb3_pg.tune.final import Standing
@@ -96,11 +95,7 @@ def _standing_row(rank: int, standing: Standing) -> dict[str, Any]:
 def _csv(rows: Iterable[dict[str, Any]]) -> str:
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return as_csv(columns, ([row.get(name) for name in columns] for row in rows))
 
 
 def _page(

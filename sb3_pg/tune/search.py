@@ -8,7 +8,7 @@ was killed and started again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,10 @@ class Rules:
         if result.stopped == "diverged" or not result.curve:
             return None
         return score_of(result.curve, self.objective, self.last_k)
+
+    def scores(self, results: Iterable[SeedResult]) -> list[float]:
+        """Scores of the seeds that have one."""
+        return [score for score in map(self.score, results) if score is not None]
 
     def sampler_of(self, number: int) -> BaseSampler:
         """Sampler of one trial: seeded by its number, since a sampler's state does not survive the process."""
@@ -243,7 +247,7 @@ class Search:
         return bars_of(rules.pruner, whole, stopped, self._experiment.n_evaluations, rules.n_startup_trials)
 
     def _scores(self, results: Sequence[SeedResult]) -> list[float]:
-        return [score for score in map(self._rules.score, results) if score is not None]
+        return self._rules.scores(results)
 
 
 STOPPED = {"curve": "was stopped", "diverged": "diverged"}
@@ -256,10 +260,9 @@ def failed(task: SeedTask, traceback: str) -> TuneError:
     :param task: what was trained
     :param traceback: of the exception
     """
-    name = f"trial {task.candidate}" if isinstance(task.candidate, int) else task.candidate
     settings = "".join(f"\n    {key}: {value!r}" for key, value in task.block.items())
     return TuneError(
-        f"training {name} with seed {task.seed} failed. This is no matter of luck, so the search stops here; "
+        f"training {task.title} with seed {task.seed} failed. This is no matter of luck, so the search stops here; "
         f"all results so far are kept, and the same command goes on with this seed.\n{traceback.rstrip()}\n"
         f"Hyperparameters:{settings}"
     )

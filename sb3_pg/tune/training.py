@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -18,8 +19,6 @@ from sb3_pg.tune.blocks import BlockManager, prepare, silence
 from sb3_pg.tune.evaluation import returns_of
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.pruning import Bars
-
-DIVERGED_WEIGHTS = "weights of the final policy are NaN or infinite"
 
 
 class LearningCurve(BaseCallback):
@@ -106,20 +105,31 @@ def _train(task: SeedTask) -> LearningCurve:
             return float(np.mean(returns_of(model, eval_env, experiment)))
 
         curve = LearningCurve(evaluate, experiment.n_timesteps, experiment.n_evaluations, task.bars)
-        try:
-            model.learn(experiment.n_timesteps, callback=[*callbacks, curve])
-        except Exception as error:
-            if not (is_divergence(error) or has_diverged(model)):
-                raise
-            curve.stopped, curve.why = "diverged", " ".join(str(error).split())[:300]
-        if not curve.stopped and has_diverged(model):
-            curve.stopped, curve.why = "diverged", DIVERGED_WEIGHTS
+        failure = learn(model, experiment.n_timesteps, callback=[*callbacks, curve])
+        if failure and not curve.stopped:
+            curve.stopped, curve.why = "diverged", failure
     finally:
         env.close()
         eval_env.close()
     return curve
 
 
-def has_diverged(model: BaseAlgorithm) -> bool:
+def learn(model: BaseAlgorithm, n_timesteps: int, **kwargs: Any) -> str:
+    """Train, and say how it diverged; empty if it did not.
+
+    :param model: what is trained
+    :param n_timesteps: number of steps
+    :param kwargs: for ``learn``
+    """
+    try:
+        model.learn(n_timesteps, **kwargs)
+    except Exception as error:
+        if not (is_divergence(error) or _has_diverged(model)):
+            raise
+        return " ".join(str(error).split())[:300]
+    return "weights of the final policy are NaN or infinite" if _has_diverged(model) else ""
+
+
+def _has_diverged(model: BaseAlgorithm) -> bool:
     """Whether a weight of the policy is NaN or infinite."""
     return not all(bool(th.isfinite(weight).all()) for weight in model.policy.parameters())

@@ -23,6 +23,7 @@ from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from sb3_pg.files import whole
 from sb3_pg.reinforce import REINFORCE
 from sb3_pg.schedules import as_schedule
 from sb3_pg.tunable import TunableA2C, TunablePPO, TunableTRPO
@@ -199,13 +200,8 @@ class CheckpointWithStatistics(CheckpointCallback):
     def _on_step(self) -> bool:
         normalized = self.model.get_vec_normalize_env()
         if self.n_calls % self.save_freq == 0 and normalized is not None:
-            path = Path(self._checkpoint_path("vecnormalize_", extension="pkl"))
-            unfinished = path.with_name(f".{path.name}.unfinished")
-            try:
+            with whole(Path(self._checkpoint_path("vecnormalize_", extension="pkl"))) as unfinished:
                 normalized.save(str(unfinished))
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
         return super()._on_step()
 
 

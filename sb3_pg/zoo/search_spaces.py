@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from torch import nn
 
+from sb3_pg.advantage.baselines import CRITIC_FREE
 from sb3_pg.advantage.estimators import ESTIMATORS
 from sb3_pg.zoo import HOSTS
 
@@ -221,7 +222,7 @@ def sample_reinforce_params(
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, REINFORCE_BATCH_POWS)
     raw["estimator"] = trial.suggest_categorical("estimator", REINFORCE_ESTIMATORS)
-    raw["baseline"] = trial.suggest_categorical("baseline", ["none", "mean", "time_mean", "leave_one_out"])
+    raw["baseline"] = trial.suggest_categorical("baseline", list(CRITIC_FREE))
     return convert_reinforce_params(raw)
 
 

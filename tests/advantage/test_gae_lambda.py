@@ -158,6 +158,15 @@ def test_lambda_by_explained_variance_follows_a_mean_with_a_memory() -> None:
     assert chosen == pytest.approx([0.0, 1 - 0.5 / 1.5, 1 - 0.25 / 1.75], abs=0.02)
 
 
+def test_returns_that_differ_by_rounding_say_nothing_of_the_critic() -> None:
+    rng, rule = np.random.default_rng(0), ExplainedVariance()
+    before = [rule.choose(batch_of(explained(0.9, rng))) for _ in range(5)][-1]
+    values = rng.uniform(0.1, 0.4, size=(4000, 1)).astype(np.float32)
+    equal = Trajectories(np.ones((4000, 1), np.float32), np.ones((4000, 1), bool), values=values)
+    assert np.var((equal.rewards - values).astype(np.float64) + values) > 0
+    assert rule.choose(batch_of(equal)) == before
+
+
 def test_a_critic_worse_than_a_constant_gives_the_upper_bound_and_so_do_returns_without_spread() -> None:
     rng = np.random.default_rng(0)
     worse = replace(explained(0.5, rng), values=rng.normal(size=(4000, 1)) * 5)

@@ -205,6 +205,24 @@ def test_the_discount_of_states_weighs_late_steps_less() -> None:
     assert not within(found.value, wrong @ wrong, found.standard_error)
 
 
+def test_the_discounted_total_return_has_the_discount_of_states_in_it() -> None:
+    own, discounted = (
+        diagnose(played(n_envs=400), training(gamma=0.5, **settings))
+        for settings in (dict(estimator="total_return"), dict(state_discount=True))
+    )
+    mdp = dataclasses.replace(MDP, gamma=0.5)
+    right, wrong = (
+        expected_gradient(mdp, POLICY, "gae", gae_lambda=1.0, state_discount=each) for each in (True, False)
+    )
+    assert within(own.signal.value, right @ right, own.signal.standard_error)
+    assert not within(own.signal.value, wrong @ wrong, own.signal.standard_error)
+    rows, others = (
+        {row.baseline: row for row in each.estimators if row.estimator == "total_return"} for each in (own, discounted)
+    )
+    assert set(rows) == {*others, "value"}
+    assert {name: rows[name] for name in others} == others
+
+
 def test_without_a_critic_there_is_no_lambda() -> None:
     found = diagnose(
         played(np.zeros(4)), training(uses_critic=False, estimator="reward_to_go", baseline="mean", gae_lambda=1.0)
@@ -225,6 +243,7 @@ def test_without_a_critic_there_is_no_lambda() -> None:
         (dict(estimator="td_residual"), "td_residual"),
         (dict(estimator="reward_to_go"), "reward_to_go"),
         (dict(estimator="gae"), "gae, lambda 0.9"),
+        (dict(estimator="total_return"), "total_return"),
     ],
 )
 def test_the_models_own_estimator_is_the_one_that_is_judged(settings: dict[str, str], name: str) -> None:

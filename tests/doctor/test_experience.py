@@ -159,7 +159,7 @@ def test_the_last_layer_alone_on_request_or_for_large_networks(monkeypatch: pyte
 
 
 def test_a_task_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experience, "_LONGEST_EPISODE", 300)
+    monkeypatch.setattr(experience, "LONGEST_EPISODE", 300)
     model = tiny(lambda: ScriptedEnv((10**6,)))
     with pytest.raises(ValueError, match=r"no episode ended within \d+ steps; the doctor needs whole episodes"):
         gathered(model)

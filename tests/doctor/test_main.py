@@ -150,7 +150,10 @@ def test_rewards_are_normalised_as_in_training(tmp_path: Path) -> None:
         (dict(more=["--n-batches", "0"]), "--n-batches 0: at least 1 is expected"),
         (dict(more=["--n-envs", "0"]), "--n-envs 0: at least 1 is expected"),
         (dict(more=["--gae-lambda", "1.5"]), "--gae-lambda 1.5: expected is a number in [0, 1]"),
-        (dict(more=["--env-kwargs", "grid_size"]), "--env-kwargs grid_size: expected is key:value"),
+        (
+            dict(more=["--env-kwargs", "grid_size"]),
+            "--env-kwargs: KEY:VALUE is expected, with a VALUE as Python writes it, not grid_size",
+        ),
         (dict(more=["--env-kwargs", "no_such:3"]), "environment with --env-kwargs cannot be loaded (TypeError"),
         (dict(more=["--device", "nope"]), "--device nope: "),
     ],

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sb3_pg.doctor.advice import Advice, advise, recommended_lambda, steps
+from sb3_pg.doctor.advice import advise, recommended_lambda, steps
 from sb3_pg.doctor.arrays import check_rollout
 from sb3_pg.doctor.diagnosis import Calibration, Critic, Diagnosis, EstimatorRow, LambdaCurve
 from sb3_pg.doctor.experience import Training
-from sb3_pg.doctor.figures import compose, draw_rollout, panels_of
+from sb3_pg.doctor.figures import compose, panels_of
+from sb3_pg.doctor.mistakes import right_advantages
 from sb3_pg.doctor.page import write_page, write_rollout_page
 from sb3_pg.gradient.statistics import Estimate, TimeProfile
+from sb3_pg.pages import Finding
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LAMBDAS = np.array([0.0, 0.5, 0.9, 0.95, 1.0])
@@ -47,7 +49,7 @@ def curve(cosines: Any = (0.2, 0.5, 0.6, 0.55, 0.4), error: float = 0.02) -> Lam
 def critic(explained: float = 0.6) -> Critic:
     profile = TimeProfile(np.arange(3.0), np.array([0.5, 0.6, 0.7]), np.array([5, 5, 5]))
     bins = np.arange(4.0)
-    return Critic(Calibration(bins, bins + 0.1, bins * 0 + 0.1, bins), explained, 0.9, 0.1, profile, profile, 15)
+    return Critic(Calibration(bins, bins + 0.1, bins * 0 + 0.1, bins), explained, 0.9, 0.1, profile, profile)
 
 
 def row(estimator: str, baseline: str, cosine: float, variance: float = 1.0) -> EstimatorRow:
@@ -281,7 +283,7 @@ def test_the_page_of_a_rollout_shows_where_it_differs(tmp_path: Path) -> None:
     values = dict(values=rng.normal(size=shape), next_values=rng.normal(size=shape), gamma=0.9, gae_lambda=0.9)
     rollout = check_rollout(dict(rewards=rng.normal(size=shape), dones=rng.random(shape) < 0.1,
                                  advantages=rng.normal(size=shape), **values))  # fmt: skip
-    advice = [Advice("bad", "A <title>", "A text.")]
+    advice = [Finding("bad", "A <title>", "A text.")]
     page, picture, numbers = write_rollout_page(rollout, advice, "mine.npz", tmp_path)
     text, reader = read_html(page)
     assert "A &lt;title&gt;" in text
@@ -293,7 +295,7 @@ def test_the_page_of_a_rollout_shows_where_it_differs(tmp_path: Path) -> None:
 
 def test_a_rollout_without_advantages_has_no_figure(tmp_path: Path) -> None:
     rollout = check_rollout(dict(rewards=np.zeros(20), dones=np.zeros(20)))
-    assert draw_rollout(rollout) is None
+    assert right_advantages(rollout) is None
     paths = write_rollout_page(rollout, [], "mine.npz", tmp_path)
     assert [path.name for path in paths] == ["doctor.html", "doctor.csv"]
     assert read_html(paths[0])[1].sources == []

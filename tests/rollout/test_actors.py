@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, tiny
+from helpers import ACTION_SPACES, AskedThroughTorch, RandomEnv, ScriptedEnv, one_rollout, overriding, tiny
 from scipy import stats
 from stable_baselines3 import A2C
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
@@ -226,13 +225,6 @@ def test_the_mean_action_is_the_networks_output(shape: Any, net_arch: list[int],
 # -- the same random numbers as SB3 ----------------------------------------------------------------------------------
 
 
-class AskedThroughTorch(ActorCriticPolicy):
-    """The policy of SB3; having a version of its own of get_distribution, it is not replaced by NumPy."""
-
-    def get_distribution(self, obs: Any) -> Any:
-        return super().get_distribution(obs)
-
-
 @pytest.mark.parametrize("joint_optimizer", [False, True])
 @pytest.mark.parametrize("space", ACTION_SPACES, ids=name)
 def test_through_torch_actions_are_those_of_a2c_from_the_same_seed(space: Any, joint_optimizer: bool) -> None:
@@ -258,13 +250,6 @@ def test_with_per_step_values_actions_values_and_log_probabilities_are_a2cs(spac
 
 def choice(model: Any) -> str:
     return type(choose_actor(model.policy, model.per_step_values, model.n_envs, model.n_steps)).__name__
-
-
-def overriding(method: str) -> type[ActorCriticPolicy]:
-    def same_as_before(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(ActorCriticPolicy, method)(self, *args, **kwargs)
-
-    return type("Overriding", (ActorCriticPolicy,), {method: same_as_before})
 
 
 def test_stock_policies_are_asked_through_numpy() -> None:
@@ -332,14 +317,14 @@ def test_a_layer_replaced_after_construction_is_seen() -> None:
 
 def test_dropout_and_batch_norm_do_not_act_while_collecting() -> None:
     """SB3 collects in evaluation mode."""
-    modes = []
+    model = tiny()
+    modes, get_distribution = [], model.policy.get_distribution
 
-    class Watching(AskedThroughTorch):
-        def get_distribution(self, obs: Any) -> Any:
-            modes.append(self.training)
-            return super().get_distribution(obs)
+    def watched(obs: Any) -> Any:
+        modes.append(model.policy.training)
+        return get_distribution(obs)
 
-    model = tiny(make_vec_env(lambda: RandomEnv(ACTION_SPACES[1]), 1, seed=0), Watching)
+    model.policy.get_distribution = watched
     model.learn(16)
     modes.clear()
     one_rollout(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("{kind: seconds}", "{kind: seconds, y: returns}", 19, "'y' is unknown here"),
         ("{kind: seconds}", "{kind: seconds, curves: [auot]}", 19, "did you mean 'auto'?"),
         ('measure: "steps_to:20"', "measure: steps", 20, "measure 'steps' is not known"),
+        ("> curve:0.5", "> curve:1", 26, "1 on CartPole-v1 can be compared with 0.5, auto"),
         ('measure: "steps_to:20"', "measure: equal_seconds", 20, "it is for claims with '>= curve:NAME'"),
         ("measure: best", "measure: equal_seconds", 27, "it is for claims with '>= curve:NAME'"),
         ("> curve:0.5", "> curve:0.6", 26, "holds_if '0.6' is not known; did you mean '0.5'?"),
@@ -147,8 +149,10 @@ def test_steps_are_no_hyperparameter(old: str, new: str, line: int | None, tmp_p
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_plans_of_the_project_are_right(path: Path) -> None:
     plan = read_study(path)
-    assert plan.question.endswith("?\n") or plan.question.endswith("?") or "?" in plan.question
-    for task in plan.tasks():
+    assert re.match(r"[^.!?]+\?", plan.question), "its first sentence is no question"
+    tasks = list(plan.tasks())
+    assert tasks
+    for task in tasks:
         assert task.settings.block["n_timesteps"] == task.settings.n_timesteps
 
 

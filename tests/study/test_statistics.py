@@ -122,11 +122,15 @@ def test_measures() -> None:
     assert measured(one, "evaluation") == 100
     assert measured(one, "success") == 1
     assert measured(one, "wobble") == pytest.approx(np.std(np.arange(52, 101, 2)))
-    assert measured(one, "until:500") == pytest.approx(np.mean([42, 44, 46, 48, 50]))
+    assert measured(one, "until:500") == pytest.approx(np.mean([48, 50]))
     assert measured(one, "until:1000") == measured(one, "until:5000") == measured(one, "final")
-    assert measured(one, "until:20") == measured(one, "until:1") == 2
+    assert measured(one, "until:20") == measured(one, "until:39") == 2
+    assert math.isnan(measured(one, "until:19"))
     silent = replace(one, returns=[5.0, 7.0, *[None] * 48])
-    assert (measured(silent, "until:40"), measured(silent, "until:500")) == (6, 7)
+    assert (measured(silent, "until:40"), measured(silent, "until:500")) == (7, 7)
+    stopped = replace(one, failure="NaN", n_episodes=[2] * 45 + [0] * 5)
+    assert measured(stopped, "until:900") == measured(one, "until:900")
+    assert math.isnan(measured(stopped, "until:920"))
     assert measured(one, "steps_to:50") == 500
     assert measured(one, "steps_to:101") == math.inf
     assert (measured(one, "above:96"), measured(one, "above:97")) == (1, 0)
@@ -191,6 +195,7 @@ def test_the_band_is_the_interquartile_mean_of_each_share_with_its_bootstrap() -
 def test_what_may_be_infinite_has_a_median_and_shares_have_a_mean() -> None:
     assert estimate(np.array([1.0, 2.0, np.inf]), "steps_to:5").value == 2
     assert estimate(np.array([1.0, np.inf, np.inf]), "steps_to:5").value == np.inf
+    assert estimate(np.array([10.0, 20, 30, 1000]), "steps_to:5").value == 30
     assert estimate(np.array([0.0, 0, 0, 0, 1]), "above:5").value == pytest.approx(0.2)
     assert math.isnan(estimate(np.array([])).value)
 
@@ -265,17 +270,20 @@ def test_at_equal_time_the_slower_curve_is_looked_at_where_the_quicker_one_ends(
     plan = study(tmp_path)
     results = results_of(plan)
     share = np.arange(1, N_SHARES + 1)
-    # "0.5" takes 100 s, and one of its trainings was paused; "1" takes 200 s and is at 50 % after 100
+    # "0.5" takes 100 s, but for a training that was paused; "1" has half of its steps by then, and one diverged later
     for name, seconds in {"0.5": 2.0 * share, "1": 4.0 * share}.items():
         results.found["CartPole-v1", name] = {
             seed: result(seed, 100.0, seconds=list(seconds * (1 + 10 * (seed == 3)))) for seed in (1, 2, 3)
         }
+    results.found["CartPole-v1", "1"][4] = result(
+        4, 100.0, seconds=[0.1] * N_SHARES, failure="NaN", n_episodes=[2] * 40 + [0] * 10
+    )
     verdict = judge(Claim("so they say", curve, "CartPole-v1", "equal_seconds", "", ">", than), plan, results)
     assert verdict.other is not None
     by_curve = {curve: verdict.measured.value, than: verdict.other.value}
-    assert by_curve == pytest.approx({"0.5": np.mean([92, 94, 96, 98, 100]), "1": np.mean([42, 44, 46, 48, 50])})
+    assert by_curve == pytest.approx({"0.5": np.mean([92, 94, 96, 98, 100]), "1": np.mean([48, 50])})
     assert verdict.holds == ("yes" if curve == "0.5" else "no")
-    assert name_of(verdict.measure) == "return after 100 s of both"
+    assert name_of(verdict.measure) == "return after 100 s each"
 
 
 @pytest.mark.parametrize(

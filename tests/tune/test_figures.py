@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import InMemoryStorage
+from planted_search import rules
 
 from sb3_pg.drawing import style
 from sb3_pg.tune import figures
 from sb3_pg.tune.experiment import SeedResult
 from sb3_pg.tune.record import StudyRecord
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import rules
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

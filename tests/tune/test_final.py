@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from optuna.storages import InMemoryStorage
+from planted_search import EXPERIMENT, PlantedSpace, rules, search, train_planted
 
 from sb3_pg.launch import InThisProcess
 from sb3_pg.tune.errors import TuneError
@@ -17,10 +16,6 @@ from sb3_pg.tune.final import Candidate, Standing, candidates_of, ranking, run_f
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.search import Listener
 from sb3_pg.tune.winner import winner_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import EXPERIMENT, PlantedSpace, rules, search, train_planted
 
 BLOCK: dict[str, Any] = {"x": 0.5, "policy_kwargs": "dict(net_arch=[8])"}
 FRESH = (101, 102, 103, 104)
@@ -95,7 +90,7 @@ def test_a_failing_final_says_where_it_stands() -> None:
 
     empty = StudyRecord(InMemoryStorage(), "planted", {})
     block = [Candidate(BLOCK_CANDIDATE, BLOCK)]
-    with pytest.raises(TuneError, match=r"(?s)training block with seed 201 failed.*a typing mistake"):
+    with pytest.raises(TuneError, match=r"(?s)training block of the file with seed 201 failed.*a typing mistake"):
         run_finals(empty, EXPERIMENT, block, (201,), mistake, InThisProcess(), Listener())
 
 

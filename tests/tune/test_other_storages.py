@@ -14,15 +14,12 @@ from typing import Any
 
 import optuna
 import pytest
+from planted_search import Killed, KilledAfter, search, summary
 from storage_servers import NotInstalledError, postgresql
 
 from sb3_pg.tune.command import main
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.storage import open_storage
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import Killed, KilledAfter, search, summary
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import io
 import re
-import sys
-from pathlib import Path
 
 from optuna.storages import InMemoryStorage
+from planted_search import EXPERIMENT, PlantedSpace, rules, train_planted
 from rich.console import Console
 
 from sb3_pg.launch import InThisProcess
@@ -13,10 +12,6 @@ from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.progress import Progress, clock
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Search
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import EXPERIMENT, PlantedSpace, rules, train_planted
 
 
 def shown(terminal: bool) -> str:
@@ -46,9 +41,9 @@ def test_a_log_has_a_line_for_each_trial_and_no_table() -> None:
     assert any("pruned: seed 11 diverged: planted divergence" in line for line in trials)
     assert any("clearly worse than trial" in line for line in trials)
     assert lines[12:] == [
-        "block, seed 5, is trained again: its worker died",
-        "final 1/4: block with fresh seed 5: 7",
-        "final 2/4: block with fresh seed 5: diverged: nan",
+        "block of the file, seed 5, is trained again: its worker died",
+        "final 1/4: block of the file with fresh seed 5: 7",
+        "final 2/4: block of the file with fresh seed 5: diverged: nan",
     ]
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,7 @@ import optuna
 import pytest
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
-
-from sb3_pg.launch import InThisProcess
-from sb3_pg.launch.tasks import Lost, carry_out
-from sb3_pg.tune.errors import TuneError
-from sb3_pg.tune.experiment import SeedResult, SeedTask
-from sb3_pg.tune.pruning import clearly_worse
-from sb3_pg.tune.record import StudyRecord
-from sb3_pg.tune.scores import interquartile_mean
-from sb3_pg.tune.search import Listener, Search
-from sb3_pg.tune.space import GridSpace, signature_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import (
+from planted_search import (
     BEST_X,
     EXPERIMENT,
     Killed,
@@ -37,6 +23,16 @@ from planted import (
     train_planted,
     train_with_trap,
 )
+
+from sb3_pg.launch import InThisProcess
+from sb3_pg.launch.tasks import Lost, carry_out
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.experiment import SeedResult, SeedTask
+from sb3_pg.tune.pruning import clearly_worse
+from sb3_pg.tune.record import StudyRecord
+from sb3_pg.tune.scores import interquartile_mean
+from sb3_pg.tune.search import Listener, Search
+from sb3_pg.tune.space import GridSpace, signature_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

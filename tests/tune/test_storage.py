@@ -13,16 +13,13 @@ from typing import Any
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from planted_search import search, summary
 from storage_servers import free_port, grpc_proxy
 
 from sb3_pg.tune import storage
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.record import SETTINGS, StudyRecord, differences
 from sb3_pg.tune.storage import DRIVER, Lease, open_storage
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted import search, summary
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -44,7 +44,7 @@ def test_evaluating_more_often_does_not_change_what_is_learned(monkeypatch: pyte
     for n_evaluations in (1, 4):
         experiment = replace(SMALL, n_evaluations=n_evaluations)
         with monkeypatch.context() as patch:
-            patch.setattr(training, "has_diverged", lambda model: agents.append(model.policy.state_dict()))
+            patch.setattr(training, "_has_diverged", lambda model: agents.append(model.policy.state_dict()))
             assert len(train_seed(task(experiment=experiment)).curve) == n_evaluations
     assert all(th.equal(agents[0][key], agents[1][key]) for key in agents[0])
 

@@ -3,6 +3,7 @@
 They need sb3_pg installed into the environment that runs the tests (its start-up hook is part of what is tested).
 """
 
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,21 +13,26 @@ import pytest
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch.optim import Optimizer
 from zoo_commands import ZOO_ENJOY, ZOO_TRAIN, config_of, run, run_folder
 
 from sb3_pg import VPG
 
 
+def saved_optimizers(model: BaseAlgorithm) -> list[Optimizer]:
+    names, _ = model._get_torch_save_params()
+    saved = [attrgetter(name)(model) for name in names]
+    return [each for each in saved if isinstance(each, Optimizer)]
+
+
 def learning_rates(model: BaseAlgorithm) -> set[float]:
     """Learning rates of all optimizers that the model saves."""
-    names, _ = model._get_torch_save_params()
-    rates = set()
-    for name in names:
-        obj = model
-        for part in name.split("."):
-            obj = getattr(obj, part)
-        rates |= {group["lr"] for group in getattr(obj, "param_groups", [])}
-    return rates
+    return {group["lr"] for optimizer in saved_optimizers(model) for group in optimizer.param_groups}
+
+
+def optimizer_steps(model: BaseAlgorithm) -> list[float]:
+    """How many steps each of the saved optimizers has taken."""
+    return [max(float(state["step"]) for state in optimizer.state.values()) for optimizer in saved_optimizers(model)]
 
 
 # One worker trains the run that these tests share.
@@ -81,14 +87,15 @@ def test_hyperparameters_come_from_our_file_and_params_override_them(cartpole: T
 
 
 @shares_the_run
-def test_the_saved_model_loads_and_evaluates_in_python(cartpole: TrainedRun) -> None:
+def test_the_saved_model_and_its_statistics_load_and_evaluate_in_python(cartpole: TrainedRun) -> None:
     model = VPG.load(cartpole.folder / "CartPole-v1.zip", device="cpu")
     assert (model.n_steps, model.num_timesteps) == (32, 1024)
     venv = DummyVecEnv([lambda: gym.make("CartPole-v1")])
     env = VecNormalize.load(str(cartpole.folder / "CartPole-v1" / "vecnormalize.pkl"), venv)
     env.training = False
-    mean_return, _ = evaluate_policy(model, env, n_eval_episodes=2, warn=False)
-    assert mean_return >= 1
+    assert env.obs_rms.count == pytest.approx(1024 + 8, abs=0.1)  # of each step, and of eight first observations
+    returns, lengths = evaluate_policy(model, env, n_eval_episodes=2, warn=False, return_episode_rewards=True)
+    assert returns == lengths  # rewards of 1, which are not normalised
 
 
 @shares_the_run
@@ -115,23 +122,11 @@ def test_training_continues_from_a_zip_with_both_optimizers_and_new_learning_rat
     before = VPG.load(zip_path, device="cpu")
     after = VPG.load(cwd / "continued" / "vpg" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu")
     assert learning_rates(after) == {0.0007, 0.0009}
-    # -n counts from where the model stopped, and the optimizers' step counts go on.
-    assert after.num_timesteps == 512 or after.num_timesteps == before.num_timesteps + 512
-    assert min(optimizer_steps(after)) > min(optimizer_steps(before)) > 0
-    assert len(optimizer_steps(after)) == 2
-
-
-def optimizer_steps(model: BaseAlgorithm) -> list[float]:
-    """How many steps each of the saved optimizers has taken."""
-    names, _ = model._get_torch_save_params()
-    steps = []
-    for name in names:
-        obj = model
-        for part in name.split("."):
-            obj = getattr(obj, part)
-        if hasattr(obj, "param_groups"):
-            steps.append(max(float(state["step"]) for state in obj.state.values()))
-    return steps
+    # RL Zoo alone would count from 0; with our extension, -n is the number of further steps
+    assert (before.num_timesteps, after.num_timesteps) == (1024, 1024 + 512)
+    steps = list(zip(optimizer_steps(before), optimizer_steps(after), strict=True))
+    assert len(steps) == 2
+    assert all(0 < earlier < later for earlier, later in steps)
 
 
 @shares_the_run

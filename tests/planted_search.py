@@ -1,4 +1,7 @@
-"""A search whose answer is known: the returns are a function of one number, plus noise."""
+"""A search whose answer is known: the returns are a function of one number, plus noise.
+
+It is not in tests/tune because ``import tune`` finds zoo_scripts/tune.py.
+"""
 
 from __future__ import annotations
 
