@@ -41,8 +41,12 @@ class WrongShapeError(TrainingError):
 
 
 def is_divergence(error: Exception) -> bool:
-    """Whether training ended because its numbers left all bounds, which another seed or setting may not do."""
-    return isinstance(error, TrainingError) and not isinstance(error, WrongShapeError)
+    """Whether training ended because its numbers left all bounds, which another seed or setting may not do.
+
+    SB3's own algorithms end with torch's refusal of a distribution whose parameters are NaN.
+    """
+    of_torch = isinstance(error, ValueError) and "to satisfy the constraint" in str(error) and "nan" in str(error)
+    return of_torch or (isinstance(error, TrainingError) and not isinstance(error, WrongShapeError))
 
 
 def last_saved(model: BaseAlgorithm) -> str:

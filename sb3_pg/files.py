@@ -16,10 +16,13 @@ def whole(path: Path) -> Iterator[Path]:
     :param path: what is to be there in the end; what was there before stays until then
     :return: where to write
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")  # two processes may write the same file
     try:
         yield unfinished
         os.replace(unfinished, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from sb3_pg.launch.tasks import Lost, carry_out, carry_out_with_one_thread, describe_error
+from sb3_pg.launch.tasks import Lost, carry_out, carry_out_with_one_thread, describe_error, one_thread
 
 
 class InThisProcess:
@@ -33,8 +33,9 @@ class InThisProcess:
         pass
 
     def start(self, key: int, function: Callable[[Any], Any], task: Any) -> None:
-        """Carry out a task."""
-        self._ended.append((key, carry_out(function, task)))
+        """Carry out a task, with one thread as a worker has."""
+        with one_thread():
+            self._ended.append((key, carry_out(function, task)))
 
     def wait(self) -> list[tuple[int, Any]]:
         """What :meth:`start` has carried out."""

@@ -13,7 +13,7 @@ from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
 from sb3_pg.study.reading import Section, StudyError, read_document
-from sb3_pg.study.report import write_index, write_report
+from sb3_pg.study.report import MADE_WITH, write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
 
@@ -101,12 +101,17 @@ def paths_of(name: str) -> list[Path]:
     raise StudyError(f"there is no study {name!r}{suggestion(name, {*known, 'all'})}")
 
 
-def _check_is_not_ours(study: Study, args: argparse.Namespace) -> None:
+def _check_places(study: Study, args: argparse.Namespace) -> None:
     """
-    Keep a study of one's own from what belongs to a study of the project.
+    Keep a study from pages that no study has written, and one of one's own from what belongs to the project's.
 
-    :raises StudyError: when it would write into the project's results, or replace one of its pages
+    :raises StudyError: when it would replace such a page, or write into the project's results
     """
+    page = args.docs / study.page
+    there = page.read_text(encoding="utf-8", errors="replace") if page.exists() and not args.no_report else ""
+    if there and f"# {MADE_WITH}" not in there:
+        message = f"{page} is there, and was not written by a study: give another `page`, or give --docs"
+        raise StudyError(f"{study.path}: {message}")
     if is_of_the_project(study.path):
         return
     home = _places(tiny=False)
@@ -115,7 +120,6 @@ def _check_is_not_ours(study: Study, args: argparse.Namespace) -> None:
         if same_results and not args.report:
             message = f"{path} keeps its results in {args.results / study.name}: rename your file, or give --results"
             raise StudyError(f"{study.path}: {message}")
-        page = args.docs / study.page
         theirs = home["docs"] / page_name(Section(read_document(path), (), None))
         if not args.no_report and page.resolve() == theirs.resolve():
             message = f"{page} is the page of {path}: rename your file, give it another `page`, or give --docs"
@@ -130,7 +134,7 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
     :param args: the command line
     :raises StudyError: when it would write over what belongs to another study, or a training fails
     """
-    _check_is_not_ours(study, args)
+    _check_places(study, args)
     console = Console(highlight=False, soft_wrap=True)
     folder = args.results / study.name
     results = read_all(study, folder)

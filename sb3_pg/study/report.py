@@ -38,6 +38,8 @@ from sb3_pg.study.runner import Key, Results
 from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
 from sb3_pg.tune.progress import clock
 
+MADE_WITH = "How it was made"
+"""Last heading of every page."""
 INDEX = "studies"
 """Mark of the list in docs/studies/README.md."""
 _FIGURE_FILE = re.compile(rf"\d\d_({'|'.join(FIGURES)})\.png|agent\.gif")
@@ -292,7 +294,10 @@ def _commands(study: Study) -> Page:
     yield Paragraph("Each curve through RL Zoo's own command, for one seed:")
     parts = []
     for curve in study.curves:
-        seeds = f"seeds {curve.seeds[0]} to {curve.seeds[-1]}" if len(curve.seeds) > 1 else f"seed {curve.seeds[0]}"
+        first, last = curve.seeds[0], curve.seeds[-1]
+        in_order = curve.seeds == tuple(range(first, last + 1))
+        listed = f"{first} to {last}" if in_order and last > first else ", ".join(map(str, curve.seeds))
+        seeds = f"seeds {listed}" if len(curve.seeds) > 1 else f"seed {listed}"
         shown = "\n".join(command(study, curve, env) for env in curve.envs)
         parts.append(f"# {curve.label}; {seeds}\n{shown}")
     yield Code("\n\n".join(parts))
@@ -307,7 +312,7 @@ def _how(study: Study, options: Sequence[str]) -> str:
 
 
 def _made_with(study: Study, results: Results, how: str, folder: Path) -> Page:
-    yield Heading("How it was made")
+    yield Heading(MADE_WITH)
     everything = [result for env, name in results.found for result in results.of(env, name)]
     total = sum(result.seconds[-1] for result in everything)
     versions: dict[str, set[str]] = {}

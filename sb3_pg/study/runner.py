@@ -21,13 +21,15 @@ from sb3_pg.launch import Backend, Outcome, run_all
 from sb3_pg.study.plan import Study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
-from sb3_pg.study.training import CHECKPOINT, RunTask, quiet_mujoco, train
+from sb3_pg.study.training import RunTask, checkpoint_path, quiet_mujoco, train
 from sb3_pg.tune.blocks import check_block
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.progress import LiveConsole, clock
 
 Key = tuple[str, str]
+MOST_FAILURES = 3
+"""A mistake that all trainings make is not to be found in each of them."""
 """Environment and name of a curve."""
 
 
@@ -253,7 +255,8 @@ def run_study(
     :param backend: where it is trained; entered by the caller
     :param console: shows how far it is
     :param function: carries out one training
-    :raises StudyError: when a training fails for another reason than that it diverged, or another command trains here
+    :raises StudyError: when trainings failed for another reason than that they diverged, after all others, or at the
+        third; or when another command trains here
     """
     with ExitStack() as stack:
         stack.enter_context(_alone(folder))
@@ -262,18 +265,21 @@ def run_study(
         tasks = [task for task in tasks if task.seed not in results.found[task.key]]
         board = stack.enter_context(Board(study, tasks, results, backend.capacity, console))
 
+        failures: list[str] = []
+
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:
             """Write down the result of a training before its checkpoint goes."""
             task = outcome.task
-            name = f"{study.name}: {task.settings.env}, curve {task.curve}, seed {task.seed}"
-            if outcome.error is not None:
-                raise StudyError(f"{name} failed. What is finished is kept.\n{outcome.error.traceback}")
             if outcome.value is None:
-                raise StudyError(f"{name} was lost {outcome.runs} times: {outcome.lost}. What is finished is kept")
+                failures.append(_failure(study, outcome))
+                board.say(failures[-1].splitlines()[0])
+                if len(failures) == MOST_FAILURES:
+                    raise StudyError(_told(failures))
+                return
             append_result(path_of(folder, task.settings.env, task.curve), outcome.value)
             if task.folder:  # not before the result is safe
                 with suppress(OSError):  # one that stays is used by nobody
-                    Path(task.folder, CHECKPOINT).unlink()
+                    checkpoint_path(task).unlink()
             results.found.setdefault(task.key, {})[task.seed] = outcome.value
             board.ended(task, outcome.value)
 
@@ -281,3 +287,17 @@ def run_study(
             board.say(f"{task.settings.env}, {task.curve}, seed {task.seed} is trained again: {why}")
 
         run_all(function, tasks, _Watched(backend, board.started), keep, again)
+        if failures:
+            raise StudyError(_told(failures))
+
+
+def _failure(study: Study, outcome: Outcome[RunTask, RunResult]) -> str:
+    task = outcome.task
+    name = f"{study.name}: {task.settings.env}, curve {task.curve}, seed {task.seed}"
+    if outcome.error is not None:
+        return f"{name} failed\n{outcome.error.traceback}"
+    return f"{name} was lost {outcome.runs} times: {outcome.lost}"
+
+
+def _told(failures: list[str]) -> str:
+    return "\n".join([*failures, "What is finished is kept, and the same command goes on with the rest."])

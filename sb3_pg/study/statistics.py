@@ -86,9 +86,9 @@ def measured(result: RunResult, measure: str) -> float:
 
 
 def _until(result: RunResult, n_steps: float) -> float:
-    n_shares = min(N_SHARES, math.floor(n_steps / result.settings.n_timesteps * N_SHARES + 1e-9))
+    n_shares = math.floor(n_steps / result.settings.n_timesteps * N_SHARES + 1e-9)
     diverged = result.failure and n_shares > _end_of(result)
-    return float("nan") if diverged or n_shares < 1 else _final(result, n_shares)
+    return float("nan") if diverged or not 1 <= n_shares <= N_SHARES else _final(result, n_shares)
 
 
 def _final(result: RunResult, n_shares: int = N_SHARES) -> float:
@@ -111,17 +111,26 @@ def scores(study: Study, results: Results, env: str, curve: str, measure: str) -
     :param measure: see :func:`measured`
     :return: shape ``(n_seeds,)``
     """
-    values = np.array([measured(result, measure) for result in results.of(env, curve)], dtype=float)
-    has_a_worst = not measure.startswith(("logged:", "early:"))
-    if has_a_worst and np.isnan(values).any() and any(result.failure for result in results.of(env, curve)):
-        names = [other.name for other in study.curves if env in other.envs]
-        everywhere = [measured(result, measure) for name in names for result in results.of(env, name)]
-        known = [value for value in everywhere if np.isfinite(value)]
-        worst = (max if measure == "wobble" else min)(known, default=float("nan"))
-        failed = np.array([bool(result.failure) for result in results.of(env, curve)])
-        values[np.isnan(values) & failed] = worst
-    numbers: Array = values[~np.isnan(values)]
-    return numbers
+    names = [other.name for other in study.curves if env in other.envs]
+    return _scores({name: (results.of(env, name), measure) for name in names})[curve]
+
+
+def _scores(curves: Mapping[str, tuple[Sequence[RunResult], str]]) -> dict[str, Array]:
+    """Number of each seed of curves that are compared; where a training diverged, the worst one of all of them.
+
+    :param curves: results of each, and how they are measured
+    """
+    values = {
+        name: np.array([measured(result, measure) for result in found], dtype=float)
+        for name, (found, measure) in curves.items()
+    }
+    known = [value for each in values.values() for value in each if np.isfinite(value)]
+    for name, (found, measure) in curves.items():
+        if not measure.startswith(("logged:", "early:")):
+            failed = np.array([bool(result.failure) for result in found], dtype=bool)
+            worst = (max if measure == "wobble" else min)(known, default=float("nan"))
+            values[name][np.isnan(values[name]) & failed] = worst
+    return {name: each[~np.isnan(each)] for name, each in values.items()}
 
 
 def estimate(values: Array, measure: str = "final") -> Estimate:
@@ -408,12 +417,15 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     """
     names = [claim.curve, *([claim.than] if isinstance(claim.than, str) else [])]
     are_there = all(results.of(claim.env, name) for name in names)
-    measure, of_each = claim.measure, [claim.measure] * len(names)
+    measure = claim.measure
     if not are_there:
         return Verdict(claim, measure, estimate(np.array([])), None, NOT_TRAINED)
     if measure == OF_TWO_CURVES:
-        measure, of_each = _at_equal_time([results.of(claim.env, name) for name in names])
-    found = [scores(study, results, claim.env, *each) for each in zip(names, of_each, strict=True)]
+        curves = [results.of(claim.env, name) for name in names]
+        measure, of_each = _at_equal_time(curves)
+        found = list(_scores(dict(zip(names, zip(curves, of_each, strict=True), strict=True))).values())
+    else:
+        found = [scores(study, results, claim.env, name, measure) for name in names]
     ours, theirs = found if len(found) == 2 else (found[0], np.array([claim.than]))
     here, other = estimate(ours, measure), estimate(theirs, measure) if len(found) == 2 else None
     if not len(ours) or not len(theirs):

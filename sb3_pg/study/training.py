@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import pickle
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -30,7 +32,6 @@ from sb3_pg.tune.evaluation import EndlessEpisodeError, returns_of
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.training import learn
 
-CHECKPOINT = "checkpoint.pkl"
 MODEL = "model.pkl"
 
 _VERSIONS = ("sb3_pg", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy")
@@ -169,7 +170,7 @@ class Checkpoints(BaseCallback):
         if self.num_timesteps >= self._next:
             self._on_training_start()
             state = {"settings": plain(self._task.settings), "seed": self._task.seed, "curve": self._curve.state}
-            _write(self._task, CHECKPOINT, {**state, **packed_model(self.model)})
+            _write(self._task, checkpoint_path(self._task), {**state, **packed_model(self.model)})
 
     def _on_step(self) -> bool:
         return True
@@ -179,9 +180,14 @@ class NotKeptWarning(Warning):
     """A checkpoint or a model could not be written."""
 
 
-def _write(task: RunTask, name: str, content: dict[str, Any]) -> None:
+def checkpoint_path(task: RunTask) -> Path:
+    """Where a training's checkpoint is: another for other settings, so that none takes the place of another's."""
+    settings = json.dumps(plain(task.settings), sort_keys=True)
+    return Path(task.folder, f"checkpoint_{zlib.crc32(settings.encode()):08x}.pkl")
+
+
+def _write(task: RunTask, path: Path, content: dict[str, Any]) -> None:
     """Write a file into a training's folder; the training is worth more than the file, and goes on without."""
-    path = Path(task.folder, name)
     try:
         write_whole(path, pickle.dumps(content))
     except OSError as error:
@@ -221,11 +227,16 @@ def put_statistics(packed: dict[str, Any], env: VecEnv) -> None:
 
 def _checkpoint_of(task: RunTask) -> dict[str, Any] | None:
     """The checkpoint of this very training, if there is one."""
-    try:
-        found: dict[str, Any] = pickle.loads(Path(task.folder, CHECKPOINT).read_bytes())
-    except (OSError, pickle.UnpicklingError, EOFError):
+    path = checkpoint_path(task)
+    if not path.exists():
         return None
-    is_ours = found["seed"] == task.seed and found["settings"] == plain(task.settings)
+    try:
+        found: dict[str, Any] = pickle.loads(path.read_bytes())
+        is_ours = found["seed"] == task.seed and found["settings"] == plain(task.settings)
+    except Exception as error:  # a pickle that is cut, or of other versions of libraries, fails in any way
+        message = f"{path} of curve {task.curve!r} cannot be read ({error!r}); seed {task.seed} begins anew"
+        warnings.warn(message, NotKeptWarning, stacklevel=2)
+        return None
     return found if is_ours else None
 
 
@@ -281,7 +292,7 @@ def train(task: RunTask) -> RunResult:
             eval_env.close()
     if task.folder and task.keep_model and not failure:
         packed = {"settings": plain(settings), **packed_model(model)}
-        _write(task, MODEL, packed)
+        _write(task, Path(task.folder, MODEL), packed)
     return curve.result(task, evaluation, failure)
 
 
@@ -290,7 +301,13 @@ def _begin(task: RunTask, make_model: Callable[[], BaseAlgorithm], env: VecEnv, 
     checkpoint = _checkpoint_of(task) if task.folder else None
     if checkpoint is None:
         return make_model()
-    model = unpacked_model(task.settings.algo, checkpoint, env)
+    try:
+        model = unpacked_model(task.settings.algo, checkpoint, env)
+    except Exception as error:
+        path = checkpoint_path(task)
+        raise RuntimeError(
+            f"{path} cannot be gone on from ({error!r}): remove it, and the training begins anew"
+        ) from error
     if not isinstance(model, SavingMixin):
         # It has forgotten where its random numbers were, and must not draw the first ones again
         model.set_random_seed((task.seed + model.num_timesteps) % 2**31)

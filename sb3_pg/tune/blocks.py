@@ -262,10 +262,11 @@ def merged(block: Block, sampled: Mapping[str, Any]) -> Block:
         arguments = ", ".join(f"{name}={as_text(value)}" for name, value in ours.items())
         if isinstance(theirs, str):
             result["policy_kwargs"] = f"dict({theirs}, {arguments})"
-        elif theirs:
-            result["policy_kwargs"] = {**theirs, **ours}
         else:
-            result["policy_kwargs"] = f"dict({arguments})"
+            try:
+                result["policy_kwargs"] = as_text({**theirs, **ours})
+            except TuneError:  # a module with hyperparameters may hold what no text can
+                result["policy_kwargs"] = {**theirs, **ours}
     return result
 
 

@@ -31,7 +31,7 @@ from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.report import write_report
 from sb3_pg.tune.search import Rules, Search
 from sb3_pg.tune.space import GridSpace, Space, ZooSpace, read_grid, searched_among, signature_of
-from sb3_pg.tune.storage import Lease, open_storage, without_password
+from sb3_pg.tune.storage import Lease, from_any_folder, open_storage, without_password
 from sb3_pg.tune.training import train_seed
 from sb3_pg.tune.winner import winner_file
 
@@ -70,7 +70,7 @@ class Plan:
     def shown_storage(self) -> str:
         """The storage by a name that is the same from every folder, and says no password."""
         if "://" in self.storage:
-            return without_password(self.storage)
+            return without_password(from_any_folder(self.storage))
         path, folder = Path(self.storage).resolve(), self.folder.resolve()
         return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
@@ -120,11 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sb3_pg.tune: error: {error}", file=sys.stderr)
         return 2
     except (StorageInternalError, SQLAlchemyError, OSError) as error:
-        print(
-            f"sb3_pg.tune: error: the storage failed: {' '.join(str(error).split())}. "
-            "What it has is kept; the same command goes on",
-            file=sys.stderr,
-        )
+        what = "a file could not be read or written" if isinstance(error, OSError) else "the storage failed"
+        why = " ".join(str(error).split())
+        print(f"sb3_pg.tune: error: {what}: {why}. What is kept stays; the same command goes on", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sb3_pg.tune: interrupted. What is finished is kept; the same command goes on", file=sys.stderr)
@@ -208,7 +206,7 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     signature_of(plan.space)  # fails if there is nothing to search
     with ExitStack() as stack:
         storage = open_storage(plan.storage)
-        _claim(plan)
+        mark = _place_for_report(plan)
         memory = None if args.ray_memory is None else args.ray_memory * 1e9
         backend = backend_for(args.workers, args.ray, args.ray_cpus, args.ray_gpus, memory)
         try:
@@ -217,6 +215,10 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
             raise TuneError(str(error)) from error
         record = StudyRecord(storage, plan.name, plan.settings)
         lease = stack.enter_context(Lease(record))
+        try:
+            write_whole(mark, plan.shown_storage)
+        except OSError as error:
+            raise TuneError(f"cannot write to {plan.folder}: {error}") from error
         record.read()  # again: another search may have ended meanwhile
         n_final = plan.top_k and (plan.top_k + 1) * len(plan.fresh_seeds)
         progress = GuardedProgress(record, plan.rules, plan.n_trials, n_final, Console(highlight=False))
@@ -232,23 +234,24 @@ def run(plan: Plan, args: argparse.Namespace) -> int:
     return finish(plan, record, standings)
 
 
-def _claim(plan: Plan) -> None:
+def _place_for_report(plan: Plan) -> Path:
     """Make the folder of the report, which is that of one study in one storage.
 
+    :return: the file that says which storage
     :raises TuneError: when it cannot be made, or has the report of another storage's study
     """
     mark = plan.folder / "storage.txt"
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
         there = mark.read_text(encoding="utf-8") if mark.exists() else plan.shown_storage
-        if there != plan.shown_storage:
+        if from_any_folder(there) != plan.shown_storage:
             raise TuneError(
                 f"{plan.folder} has the report of a study in {there}, and the one in {plan.shown_storage} would write "
                 "over it; use another --study-name, or another -f"
             )
-        write_whole(mark, plan.shown_storage)
     except OSError as error:
         raise TuneError(f"cannot write to {plan.folder}: {error}") from error
+    return mark
 
 
 def _introduce(plan: Plan, record: StudyRecord, progress: Progress, args: argparse.Namespace) -> None:

@@ -174,6 +174,15 @@ def without_password(address: str) -> str:
     return address
 
 
+def from_any_folder(address: str) -> str:
+    """The address of a storage, with the whole path where it is an SQLite file."""
+    with contextlib.suppress(SQLAlchemyError, ValueError):
+        url = make_url(address)
+        if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":", "file:")):
+            return url.set(database=str(Path(url.database).resolve())).render_as_string(hide_password=False)
+    return address
+
+
 class Lease:
     """
     The right to write to a study, which one process at a time has. A context manager.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 
 from sb3_pg.launch import InThisProcess, LocalProcesses, Outcome, run_all
 
@@ -58,6 +59,15 @@ def test_every_task_has_its_value(two_workers: LocalProcesses) -> None:
     for backend in (two_workers, InThisProcess()):
         found = outcomes(given.square, [1, 2, 3], backend)
         assert [(outcome.task, outcome.value, outcome.runs) for outcome in found] == [(1, 1, 1), (2, 4, 1), (3, 9, 1)]
+
+
+def test_a_task_in_this_process_has_one_thread_and_leaves_as_many_as_there_were() -> None:
+    th.set_num_threads(3)
+    try:
+        (outcome,) = outcomes(lambda _: th.get_num_threads(), [0], InThisProcess())
+        assert (outcome.value, th.get_num_threads()) == (1, 3)
+    finally:
+        th.set_num_threads(1)
 
 
 def test_an_exception_comes_back_with_its_traceback(two_workers: LocalProcesses) -> None:

@@ -116,6 +116,20 @@ def test_a_study_with_the_name_of_a_shipped_one_leaves_its_page_and_results_alon
     assert main(["zoo_scripts/studies/small.yml", "--report"]) == 0
 
 
+def test_a_page_that_no_study_has_written_is_not_written_over(
+    shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path("other", "studies", "small.md")
+    page.parent.mkdir(parents=True)
+    page.write_text("# By hand\n")
+    assert main([str(shipped), "--report", "--docs", "other"]) == 2
+    assert f"{page} is there, and was not written by a study: give another `page`" in capsys.readouterr().err
+    assert page.read_text() == "# By hand\n"
+    page.unlink()
+    for _ in range(2):
+        assert main([str(shipped), "--report", "--docs", "other"]) == 0
+
+
 def test_a_study_that_asks_for_the_page_of_a_shipped_one_is_refused(
     shipped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from sb3_pg.study.plan import read_study
 from sb3_pg.study.reading import StudyError
 from sb3_pg.study.results import RunResult, append_result, path_of, read_results
 from sb3_pg.study.runner import Board, check, missing, read_all, run_study
-from sb3_pg.study.training import CHECKPOINT, RunTask, train
+from sb3_pg.study.training import RunTask, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,6 +161,21 @@ def test_a_program_s_mistake_ends_the_study_with_its_name_and_traceback(tmp_path
     assert sum(len(read_all(plan, tmp_path).of("CartPole-v1", curve.name)) for curve in plan.curves) == 3
 
 
+def fails_once(task: RunTask) -> RunResult:
+    if (task.curve, task.seed) == ("1", 1):
+        raise LookupError("the sky is green")
+    return pretend(task)
+
+
+def test_a_training_that_fails_does_not_keep_the_others_from_being_trained(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = read_all(plan, tmp_path)
+    with pytest.raises(StudyError, match=r"curve 1, seed 1 failed[\s\S]*the sky is green[\s\S]*goes on with the rest"):
+        run_study(plan, results, missing(plan, results), tmp_path, InThisProcess(), console(), fails_once)
+    seeds = {curve.name: len(read_all(plan, tmp_path).of("CartPole-v1", curve.name)) for curve in plan.curves}
+    assert seeds == {"0.5": 2, "1": 1, "auto": 2}
+
+
 def test_only_some_are_trained_when_that_is_asked_for(tmp_path: Path) -> None:
     plan = study(tmp_path)
     results = read_all(plan, tmp_path)
@@ -219,9 +234,9 @@ def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path: Path) -> N
         [*reproduce(path, tmp_path), "--workers", "1"], env=environment, cwd=tmp_path, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    checkpoint = tmp_path / "logs" / "small" / "CartPole-v1" / "one" / "1" / CHECKPOINT
+    folder = tmp_path / "logs" / "small" / "CartPole-v1" / "one" / "1"
     deadline = time.monotonic() + 120
-    while not checkpoint.exists():
+    while not list(folder.glob("checkpoint_*.pkl")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -229,14 +244,14 @@ def test_a_study_that_is_killed_goes_on_to_the_same_results(tmp_path: Path) -> N
     process.wait()
     results = path_of(tmp_path / "results" / "small", "CartPole-v1", "one")
     assert read_results(results) == []
-    assert checkpoint.exists()
+    assert list(folder.glob("checkpoint_*.pkl"))
     done = subprocess.run(
         [*reproduce(path, tmp_path), "--workers", "0"], env=environment, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     found = read_results(results)
     assert [one.seed for one in found] == [1, 2]
-    assert not checkpoint.exists()
+    assert not list(folder.glob("checkpoint_*.pkl"))
     never_killed = train(next(read_study(path).tasks()))
     assert found[0].returns == never_killed.returns
     assert found[0].n_episodes == never_killed.n_episodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from study.small_study import study
 
 from sb3_pg.study import training
-from sb3_pg.study.results import N_SHARES, RunSettings
-from sb3_pg.study.training import CHECKPOINT, MODEL, Checkpoints, LearningCurve, NotKeptWarning, RunTask, train
+from sb3_pg.study.results import N_SHARES, RunSettings, plain
+from sb3_pg.study.training import MODEL, Checkpoints, LearningCurve, NotKeptWarning, RunTask, checkpoint_path, train
 
 BLOCK: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 1024, "n_envs": 2, "n_steps": 32, "normalize": True}
 
@@ -52,20 +53,51 @@ def train_and_die(doomed: RunTask, n_checkpoints: int, monkeypatch: pytest.Monke
 def test_an_interrupted_training_goes_on_to_the_bit(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(task(algo))
     train_and_die(task(algo, tmp_path, checkpoint_every=200), 2, monkeypatch)
-    assert (tmp_path / CHECKPOINT).exists()
+    assert checkpoint_path(task(algo, tmp_path)).exists()
     resumed = train(task(algo, tmp_path, checkpoint_every=200))
     # What was logged in the share of the interruption is logged anew by the next update
     assert comparable(replace(resumed, logged={})) == comparable(replace(whole, logged={}))
     assert len(resumed.seconds) == N_SHARES
     assert sorted(resumed.seconds) == resumed.seconds
-    assert (tmp_path / CHECKPOINT).exists(), "whoever keeps the result deletes it, when the result is safe"
+    assert checkpoint_path(task(algo, tmp_path)).exists(), (
+        "whoever keeps the result deletes it, when the result is safe"
+    )
+
+
+def test_a_training_of_other_settings_leaves_a_checkpoint_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_and_die(task("vpg", tmp_path, checkpoint_every=200), 2, monkeypatch)
+    of_the_first = checkpoint_path(task("vpg", tmp_path))
+    content = of_the_first.read_bytes()
+    train(task("a2c", tmp_path, checkpoint_every=200))
+    assert checkpoint_path(task("a2c", tmp_path)) != of_the_first
+    assert of_the_first.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", pickle.dumps({"seed": 3}), pickle.dumps([])])
+def test_a_checkpoint_that_cannot_be_read_is_named_and_the_training_begins_anew(tmp_path: Path, content: bytes) -> None:
+    path = checkpoint_path(task("vpg", tmp_path))
+    path.write_bytes(content)
+    with pytest.warns(NotKeptWarning, match=rf"{path.name} of curve 'a' cannot be read .*; seed 3 begins anew"):
+        result = train(task("vpg", tmp_path))
+    assert comparable(result) == comparable(train(task("vpg")))
+
+
+def test_a_model_that_cannot_be_gone_on_from_is_named(tmp_path: Path) -> None:
+    each = task("vpg", tmp_path)
+    path = checkpoint_path(each)
+    path.write_bytes(pickle.dumps({"seed": 3, "settings": plain(each.settings), "normalize": {}, "model": b"cut"}))
+    with pytest.raises(RuntimeError, match=rf"{path.name} cannot be gone on from .*: remove it"):
+        train(each)
+    assert path.exists()
 
 
 def test_sb3_s_own_algorithms_go_on_with_weights_and_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_and_die(task("a2c", tmp_path, checkpoint_every=200), 2, monkeypatch)
-    packed = pickle.loads((tmp_path / CHECKPOINT).read_bytes())
+    packed = pickle.loads(checkpoint_path(task("a2c", tmp_path)).read_bytes())
     seen: list[Any] = []
 
     def look(self: Checkpoints) -> None:
@@ -101,7 +133,7 @@ def test_files_that_cannot_be_written_do_not_cost_the_training(tmp_path: Path) -
         result = train(task("vpg", tmp_path / "file" / "3", checkpoint_every=512, keep_model=True))
     assert comparable(result) == comparable(train(task("vpg")))
     first, *_, last = [str(one.message) for one in caught]
-    assert first.endswith("checkpoint.pkl of curve 'a', seed 3, is not kept: Not a directory")
+    assert re.search(r"checkpoint_[0-9a-f]{8}\.pkl of curve 'a', seed 3, is not kept: Not a directory$", first)
     assert last.endswith("model.pkl of curve 'a', seed 3, is not kept: Not a directory")
 
 

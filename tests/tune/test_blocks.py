@@ -54,6 +54,10 @@ def test_sampled_policy_kwargs_replace_only_themselves() -> None:
         "activation_fn": th.nn.Tanh,
     }
     assert block["n_steps"] == 7
+    of_mapping = merged(
+        {"policy_kwargs": {"ortho_init": False, "net_arch": [8]}}, {"policy_kwargs": {"net_arch": [64]}}
+    )
+    assert of_mapping == {"policy_kwargs": "dict(ortho_init=False, net_arch=[64])"}
     assert merged({}, {"policy_kwargs": {"ortho_init": False}}) == {"policy_kwargs": "dict(ortho_init=False)"}
     with pytest.raises(TuneError, match="no file can hold"):
         merged({}, {"policy_kwargs": {"features": np.zeros(2)}})

@@ -19,7 +19,7 @@ from storage_servers import free_port, grpc_proxy
 from sb3_pg.tune import storage
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.record import SETTINGS, StudyRecord, differences
-from sb3_pg.tune.storage import DRIVER, Lease, open_storage
+from sb3_pg.tune.storage import DRIVER, Lease, from_any_folder, open_storage
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -308,3 +308,15 @@ def test_a_trial_is_written_in_one_piece(tmp_path: Path) -> None:
     created = [record for record in records if "params" in record]
     assert len(created) == 3
     assert all(set(record["params"]) == {"x"} for record in created)
+
+
+@pytest.mark.parametrize("address", ["sqlite:///a.db", "sqlite:///b/../a.db"])
+def test_an_sqlite_file_has_its_whole_path(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert from_any_folder(address) == f"sqlite:///{tmp_path.resolve() / 'a.db'}"
+    assert from_any_folder(from_any_folder(address)) == from_any_folder(address)
+
+
+@pytest.mark.parametrize("address", ["study.log", "sqlite://", "mysql://me:secret@host/x", "grpc://host:13000"])
+def test_other_storages_are_called_as_they_are(address: str) -> None:
+    assert from_any_folder(address) == address

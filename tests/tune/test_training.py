@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -127,6 +128,21 @@ def test_weights_that_become_nan_are_divergence_for_any_algorithm() -> None:
     result = train_seed(task(block, experiment=experiment))
     assert result.stopped == "diverged"
     assert "nan" in result.why
+
+
+@pytest.mark.parametrize("algo", ["vpg", "a2c"])
+def test_an_environment_that_gives_nan_is_divergence_for_any_algorithm(
+    algo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = CartPoleEnv.step
+
+    def nan(self: Any, action: Any) -> Any:
+        return np.full(4, np.nan, np.float32), *step(self, action)[1:]
+
+    monkeypatch.setattr(CartPoleEnv, "step", nan)
+    experiment = replace(SMALL, algo=algo)
+    block = {"policy": "MlpPolicy", "n_envs": 2, "n_timesteps": 300}
+    assert train_seed(task(block, experiment=experiment)).stopped == "diverged"
 
 
 def test_what_vpg_finds_while_training_is_divergence_too(monkeypatch: pytest.MonkeyPatch) -> None:
