@@ -43,10 +43,16 @@ class WrongShapeError(TrainingError):
 def is_divergence(error: Exception) -> bool:
     """Whether training ended because its numbers left all bounds, which another seed or setting may not do.
 
-    SB3's own algorithms end with torch's refusal of a distribution whose parameters are NaN.
+    SB3's own algorithms end with torch's refusal of a distribution whose parameters are NaN, or to draw from it.
     """
-    of_torch = isinstance(error, ValueError) and "to satisfy the constraint" in str(error) and "nan" in str(error)
-    return of_torch or (isinstance(error, TrainingError) and not isinstance(error, WrongShapeError))
+    if isinstance(error, TrainingError):
+        return not isinstance(error, WrongShapeError)
+    text = str(error)
+    refused = isinstance(error, ValueError) and "to satisfy the constraint" in text and "nan" in text
+    not_drawn = isinstance(error, RuntimeError) and text.startswith(
+        ("probability tensor contains", "normal expects all")
+    )
+    return refused or not_drawn
 
 
 def last_saved(model: BaseAlgorithm) -> str:

@@ -21,7 +21,8 @@ def whole(path: Path) -> Iterator[Path]:
         yield unfinished
         os.replace(unfinished, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say which file it was
+        if error.errno is not None:  # a full disk does not say which file it was
+            error.filename = error.filename or str(path)
         raise
     finally:
         unfinished.unlink(missing_ok=True)

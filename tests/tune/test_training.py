@@ -130,10 +130,11 @@ def test_weights_that_become_nan_are_divergence_for_any_algorithm() -> None:
     assert "nan" in result.why
 
 
-@pytest.mark.parametrize("algo", ["vpg", "a2c"])
+@pytest.mark.parametrize(("algo", "validates"), [("vpg", True), ("a2c", True), ("a2c", False)])
 def test_an_environment_that_gives_nan_is_divergence_for_any_algorithm(
-    algo: str, monkeypatch: pytest.MonkeyPatch
+    algo: str, validates: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", validates)
     step = CartPoleEnv.step
 
     def nan(self: Any, action: Any) -> Any:
