@@ -69,8 +69,8 @@ def check_arguments(
     if not isinstance(use_rms_prop, bool):
         raise ValueError(f"use_rms_prop={use_rms_prop!r} must be True or False")
     _check_range("rms_prop_eps", rms_prop_eps, 0.0, math.inf)
-    if verbose not in (0, 1, 2):
-        raise ValueError(f"verbose={verbose!r} must be 0, 1 or 2")
+    if not isinstance(verbose, Integral) or verbose < 0:
+        raise ValueError(f"verbose={verbose!r} must be 0 (silent), 1 (info), 2 (debug) or a larger whole number")
 
 
 def check_parameters(model: VPG) -> None:

@@ -128,6 +128,11 @@ class MultiInputActorCriticPolicy(QCriticMixin, SB3MultiInputPolicy):
     """MultiInputPolicy: SB3's ``MultiInputActorCriticPolicy``, for Dict observations."""
 
 
+MlpPolicy = ActorCriticPolicy
+CnnPolicy = ActorCriticCnnPolicy
+MultiInputPolicy = MultiInputActorCriticPolicy
+
+
 def is_plain_mlp(modules: list[nn.Module]) -> bool:
     """Whether the modules are Linear, activation, Linear, ..., Linear, in float32, with Tanh or ReLU between."""
     linear, between = modules[0::2], modules[1::2]

@@ -57,6 +57,8 @@ class SavingMixin(OnPolicyAlgorithm):
 
     _file_marks: ClassVar[tuple[str, ...]] = ()
     """Attributes by which a file of this algorithm is known."""
+    _marks_of_others: ClassVar[tuple[str, ...]] = ()
+    """Attributes that its files do not have."""
     _file_owners: ClassVar[str] = ""
     """Whose files these are, for the message that refuses others."""
     _added_policy_kwargs: ClassVar[tuple[str, ...]] = ()
@@ -301,7 +303,7 @@ class SavingMixin(OnPolicyAlgorithm):
         :param saved: the attributes in the file; those that are not plain JSON are pickled still
         :param changes: what load() is asked to change
         """
-        if not all(mark in saved for mark in cls._file_marks):
+        if not all(mark in saved for mark in cls._file_marks) or any(mark in saved for mark in cls._marks_of_others):
             raise ValueError(
                 f"{path} holds a model of another algorithm; {cls.__name__}.load() reads {cls._file_owners} models"
             )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from threading import Lock
 
 import torch as th
 from threadpoolctl import ThreadpoolController
@@ -22,6 +23,30 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+class _OneThreadOfBlas:
+    """BLAS has one number of threads for all threads of Python: the last one to leave puts it back."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_inside = 0
+        self._limit = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_inside:
+                self._limit.enter_context(_controller().limit(limits=1, user_api="blas"))
+            self._n_inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._n_inside -= 1
+            if not self._n_inside:
+                self._limit.close()
+
+
+_one_thread_of_blas = _OneThreadOfBlas()
+
+
 @contextmanager
 def one_thread_if_small(network: nn.Module) -> Iterator[None]:
     """Let torch and BLAS use one thread for a small network on a CPU, and put their numbers back afterwards.
@@ -36,7 +61,7 @@ def one_thread_if_small(network: nn.Module) -> Iterator[None]:
     before = th.get_num_threads()
     th.set_num_threads(1)
     try:
-        with _controller().limit(limits=1, user_api="blas"):
+        with _one_thread_of_blas:
             yield
     finally:
         th.set_num_threads(before)

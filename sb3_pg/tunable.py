@@ -116,6 +116,7 @@ class TunableA2C(TunableLambda, A2C):
     """
 
     _file_marks = ("gae_lambda",)
+    _marks_of_others = ("batch_size",)
     _file_owners = "A2C and TunableA2C"
 
 

@@ -117,7 +117,7 @@ class VPG(SavingMixin):
         ``"auto"`` and ``"hoof"``, which judge policy gradients; None for that of ``gae_lambda``, or for the default of
         these two
     :param per_step_values: call ``policy.forward`` at every step, as SB3 does: slower; for callbacks that read
-        ``values`` or ``log_probs`` per step, and for SB3's random numbers
+        ``values``, ``log_probs`` or ``obs_tensor`` per step, and for SB3's random numbers
     :param stats_window_size: episodes that the logged means are taken over
     :param tensorboard_log: folder for TensorBoard; None for none
     :param policy_kwargs: passed to the policy
@@ -249,6 +249,7 @@ class VPG(SavingMixin):
 
     def _setup_model(self) -> None:
         check_parameters(self)
+        self.seed = None if self.seed is None else int(self.seed)  # Python's generator takes no NumPy number
         if self.rollout_buffer_class is None:
             self.rollout_buffer_class = TrajectoryBuffer
         if get_estimator(self.estimator).needs_q:
@@ -301,8 +302,11 @@ class VPG(SavingMixin):
                 return False
             if self.truncation == "discard":
                 rollout_buffer.discard_truncated()
+            if not rollout_buffer.has_step_values:
+                rollout_buffer.compute_log_probs = self._log_probs_of
             with one_thread_if_small(self.policy):
                 rollout_buffer.recompute = self._estimate_advantages(rollout_buffer)
+            values = th.as_tensor(rollout_buffer.next_values[-1:].T)
             callback.update_locals(locals())
             try:
                 callback.on_rollout_end()
@@ -409,6 +413,7 @@ class VPG(SavingMixin):
             # 2. and 3. Losses and gradient steps
             with one_thread_if_small(self.policy):
                 stats = self._train_jointly(samples) if self.joint_optimizer else self._train_apart(samples)
+        self.rollout_buffer.compute_log_probs = None  # the policy is another one now
         self._n_updates += 1
         self._lambda_rules.keep(self)
         self._end_update()
@@ -493,9 +498,17 @@ class VPG(SavingMixin):
     def _samples(self, weights: Array) -> Samples:
         """The batch, before any step has changed the policy that collected it."""
         samples = self.rollout_buffer.samples(weights)
-        if self.rollout_buffer.has_step_values or not self._compares_policies:
-            return samples
-        return samples._replace(old_log_prob=batch_log_probs(self.policy, samples))
+        return self.rollout_buffer.with_log_probs(samples) if self._compares_policies else samples
+
+    def _log_probs_of(self, samples: Samples) -> th.Tensor:
+        """Log-probabilities under the policy as it acts, whatever mode a caller has put it into."""
+        was_training = self.policy.training
+        self.policy.set_training_mode(False)
+        try:
+            with one_thread_if_small(self.policy):
+                return batch_log_probs(self.policy, samples)
+        finally:
+            self.policy.set_training_mode(was_training)
 
     def _order(self, batch_size: int | None) -> Any:
         """The order in which a pass goes through the batch: as it is where one step takes it all."""

@@ -289,3 +289,59 @@ def test_what_a_callback_writes_into_the_buffer_is_trained_on() -> None:
     model.learn(16, NoAdvantages())
     assert th.equal(before["action_net.weight"], weights(model)["action_net.weight"])
     assert not th.equal(before["value_net.weight"], weights(model)["value_net.weight"])
+
+
+class ReadsTheRollout(BaseCallback):
+    """What callbacks written for A2C read at the end of a rollout."""
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.model.rollout_buffer
+        (samples,) = buffer.get(None)
+        policy: Any = self.model.policy
+        actions = samples.actions.long().flatten()
+        with th.no_grad():
+            _, log_probs, _ = policy.evaluate_actions(samples.observations, actions)
+        assert th.allclose(samples.old_log_prob, log_probs, atol=1e-5)
+        assert float(samples.old_log_prob.max()) < 0
+        assert np.isfinite(buffer.log_probs).all()
+        assert np.allclose(np.sort(buffer.log_probs[buffer.valid_steps]), np.sort(log_probs.numpy()), atol=1e-5)
+        assert th.as_tensor(buffer.episode_starts).sub(1.0).max() <= 0
+        before = buffer.advantages.copy()
+        buffer.compute_returns_and_advantage(last_values=self.locals["values"], dones=self.locals["dones"])
+        assert same({"": th.as_tensor(before)}, {"": th.as_tensor(buffer.advantages)})
+        self.log_probs = buffer.log_probs.copy()
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {}, dict(policy_loss="clipped"), dict(per_step_values=True), dict(whole_episodes=True),
+        dict(policy_kwargs=dict(activation_fn=th.nn.ELU)), dict(gae_lambda="hoof"),
+    ],
+)  # fmt: skip
+def test_a_callback_of_a2c_finds_log_probabilities_and_the_last_values(kwargs: dict[str, Any]) -> None:
+    callback = ReadsTheRollout()
+    model = VPG("MlpPolicy", make_vec_env("CartPole-v1", 2), n_steps=16, seed=0, device="cpu", **kwargs)
+    model.learn(96, callback)
+    assert callback.log_probs.size >= 32
+
+
+def test_log_probabilities_are_those_of_the_policy_that_acts_whatever_mode_it_is_in() -> None:
+    """As SB3's own train() puts it into training mode before it reads the buffer."""
+    model = tiny(policy_kwargs=dict(activation_fn=lambda: th.nn.Dropout(0.5)))
+    read: list[Any] = []
+
+    def train() -> None:
+        model.policy.set_training_mode(True)
+        read.append(next(model.rollout_buffer.get()).old_log_prob.clone())
+        assert model.policy.training
+        samples = model.rollout_buffer.samples()
+        model.policy.set_training_mode(False)
+        read.append(model.policy.evaluate_actions(samples.observations, samples.actions)[1].detach())
+
+    model.train = train
+    model.learn(16)
+    assert th.allclose(read[0].sort().values, read[1].sort().values, atol=1e-6)

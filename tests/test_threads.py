@@ -69,3 +69,20 @@ def test_an_update_runs_on_one_thread_and_callbacks_do_not(monkeypatch: pytest.M
     monkeypatch.setattr(VPG, "_step", watched_step)
     VPG("MlpPolicy", "CartPole-v1", n_steps=32).learn(32, callback=callback)
     assert seen == {"update": 1, "callback": 2}
+
+
+def test_blas_has_its_threads_again_when_two_trainings_overlap() -> None:
+    network = nn.Linear(4, 64)
+
+    def n_of_blas() -> list[int]:
+        return [each["num_threads"] for each in ThreadpoolController().select(user_api="blas").info()]
+
+    before = n_of_blas()
+    first, second = one_thread_if_small(network), one_thread_if_small(network)
+    first.__enter__()
+    second.__enter__()
+    assert set(n_of_blas()) == {1}
+    first.__exit__(None, None, None)
+    assert set(n_of_blas()) == {1}
+    second.__exit__(None, None, None)
+    assert n_of_blas() == before

@@ -356,7 +356,8 @@ def test_a_file_of_the_host_goes_on_as_one_of_ours(algorithm: Any, tmp_path: Pat
 def test_files_of_other_algorithms_are_refused(tmp_path: Path) -> None:
     ours(TunablePPO).save(tmp_path / "ppo")
     tiny().save(tmp_path / "vpg")
-    for algorithm, name in ((VPG, "ppo"), (TunablePPO, "vpg"), (TunableTRPO, "ppo"), (TunableTRPO, "vpg")):
+    others = ((VPG, "ppo"), (TunablePPO, "vpg"), (TunableTRPO, "ppo"), (TunableTRPO, "vpg"))
+    for algorithm, name in (*others, (TunableA2C, "ppo"), (TunableA2C, "vpg")):
         with pytest.raises(ValueError, match=f"another algorithm; {algorithm.__name__}"):
             algorithm.load(tmp_path / name)
     with pytest.raises(ValueError, match=r"gae_lamda=.*TunablePPO; did you mean gae_lambda"):

@@ -94,7 +94,8 @@ def kill_row(kills: list[dict[str, Any]]) -> str:
         f"({amid}) | `Killed` (exit status 137) | {len(kills)} times the latest checkpoint loads, and training goes on "
         "from it; the model that is written over and over loads, too. SB3's file of `VecNormalize`'s statistics beside "
         f"the checkpoint was whole {statistics} times, its `evaluations.npz` {evaluations} times | at most {max(lost)} "
-        f"steps, {np.mean(lost):.0f} in the mean; {remains} hidden `.NAME.unfinished` files stay, which nothing reads |"
+        f"steps, {np.mean(lost):.0f} in the mean; {remains} hidden `.NAME.PID.unfinished` files stay, which nothing "
+        "reads |"
     )
 
 

@@ -53,11 +53,13 @@ class TrajectoryBuffer(RolloutBuffer):
         self.times_at_start = np.zeros(0, dtype=np.int64)
         self._times_are_counted = True
         self.recompute: Callable[[], None] | None = None
+        self.compute_log_probs: Callable[[Samples], th.Tensor] | None = None
+        """Gives ``log_probs`` when they are asked for, as long as the policy is the one that collected."""
         super().__init__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy cannot recompute: the model has this buffer."""
-        return {**vars(self), "recompute": None}
+        return {**vars(self), "recompute": None, "compute_log_probs": None}
 
     def reset(self, episode_starts: NDArray[np.bool_] | None = None) -> None:
         """Begin a rollout; the memory of the last one is written over.
@@ -77,6 +79,7 @@ class TrajectoryBuffer(RolloutBuffer):
         self.pos = 0
         self.full = False
         self.has_step_values = False
+        self.compute_log_probs = None
         self.valid: NDArray[np.bool_] | None = None
         self.terminal_observations: list[TerminalObservation] = []
 
@@ -109,15 +112,34 @@ class TrajectoryBuffer(RolloutBuffer):
     def _expose(self, rows: int) -> None:
         """Show the first ``rows`` rows of the storage under SB3's names."""
         storage = self._storage
-        self.actions, self.rewards, self.values, self.log_probs = (
+        self.actions, self.rewards, self.values, self._log_probs = (
             storage[name][:rows] for name in ("actions", "rewards", "values", "log_probs")
         )
         self._starts = storage["starts"][: rows + 1]
-        self.episode_starts, self.dones = self._starts[:-1], self._starts[1:]
+        self.dones = self._starts[1:]
         self.observations = self.observations_with_last(rows)
         self._parts = [(key, part, part.shape[1:]) for key, part in storage["observations"].items()]
         self._action_shape = self.actions.shape[1:]
         self._room = rows
+
+    @property
+    def episode_starts(self) -> Array:  # type: ignore[override]
+        """1 where a step is the first of its episode, else 0, as numbers, shape ``(n_steps, n_envs)``; a copy."""
+        starts: Array = self._starts[:-1].astype(np.float32)
+        return starts
+
+    @property
+    def log_probs(self) -> Array:  # type: ignore[override]
+        """Log-probabilities of the actions under the policy that collected, shape ``(n_steps, n_envs)``.
+
+        Without ``per_step_values`` they are computed when they are first asked for, in one batch: in a callback's
+        ``on_rollout_end``, or before the first gradient step. Zero afterwards, if nobody has asked.
+        """
+        if self.compute_log_probs is not None:
+            compute, self.compute_log_probs = self.compute_log_probs, None
+            self._log_probs[self.valid_steps] = compute(self.samples()).cpu().numpy()
+        found: Array = self._log_probs
+        return found
 
     def observations_with_last(self, rows: int) -> Observations:
         """The first ``rows`` rows of observations; ``n_steps + 1`` includes those after the last step."""
@@ -210,7 +232,11 @@ class TrajectoryBuffer(RolloutBuffer):
         """Number of rows, of one step of every environment each."""
         return self.pos
 
-    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[np.bool_]) -> None:  # noqa: ARG002
+    def compute_returns_and_advantage(
+        self,
+        last_values: th.Tensor | None = None,  # noqa: ARG002
+        dones: NDArray[np.bool_] | None = None,  # noqa: ARG002
+    ) -> None:
         """Compute advantages and the critic's targets anew, for a callback that has changed ``rewards``.
 
         They are those of the model's estimator, baseline and lambda, which are not chosen again. Values are the ones
@@ -250,9 +276,16 @@ class TrajectoryBuffer(RolloutBuffer):
     def samples(self, advantages: Array | None = None) -> Samples:
         """The batch as flat tensors, in order of time, without a copy where all steps are valid.
 
+        ``old_log_prob`` is there where it was computed: see :meth:`with_log_probs`.
+
         :param advantages: what to weigh the policy gradient with instead of ``self.advantages``
         """
-        return samples_in_order(self, self.advantages if advantages is None else advantages, self.valid)
+        weights = self.advantages if advantages is None else advantages
+        return samples_in_order(self, weights, self.valid, self._log_probs)
+
+    def with_log_probs(self, samples: Samples) -> Samples:
+        """The same batch with :attr:`log_probs` in it."""
+        return samples._replace(old_log_prob=self.to_flat_tensor(self.log_probs))
 
     def to_flat_tensor(self, array: NDArray[Any]) -> th.Tensor:
         """Steps of the batch along one axis, shape ``(batch, ...)``, on the model's device."""
@@ -263,7 +296,7 @@ class TrajectoryBuffer(RolloutBuffer):
 
         :param batch_size: steps in a minibatch; None for the whole batch in one
         """
-        yield from minibatches(self.samples(), batch_size, self.permutation())
+        yield from minibatches(self.with_log_probs(self.samples()), batch_size, self.permutation())
 
     def permutation(self) -> NDArray[np.int64]:
         """A random order of the batch, from NumPy's global generator.
@@ -343,19 +376,22 @@ def not_finite(array: NDArray[Any]) -> NDArray[np.int64]:
     return np.argwhere(~np.isfinite(array))
 
 
-def samples_in_order(buffer: RolloutBuffer, weights: Array, valid: NDArray[np.bool_] | None = None) -> Samples:
+def samples_in_order(
+    buffer: RolloutBuffer, weights: Array, valid: NDArray[np.bool_] | None = None, log_probs: Array | None = None
+) -> Samples:
     """What a buffer, ours or SB3's, holds as flat tensors, in order of time; views, where all steps are valid.
 
     :param buffer: not yet flattened by SB3's ``get()``
     :param weights: what to weigh the policy gradient with
     :param valid: which steps belong to the batch; None where all do
+    :param log_probs: instead of the buffer's
     """
     actions = buffer.actions
     if isinstance(buffer.action_space, spaces.Discrete):
         actions = actions.reshape(buffer.rewards.shape).astype(np.int64, copy=False)
     else:
         actions = actions.astype(np.float32, copy=False)
-    arrays = (actions, buffer.values, buffer.log_probs, weights, buffer.returns)
+    arrays = (actions, buffer.values, buffer.log_probs if log_probs is None else log_probs, weights, buffer.returns)
     flat = [_flat_tensor(buffer, array, valid) for array in arrays]
     stored: Any = buffer.observations
     if isinstance(stored, dict):
