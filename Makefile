@@ -35,7 +35,7 @@ train: $(VENV)/.installed
 
 # The figures of several environments need the extra `plots`, which the tests have, too.
 reproduce: $(VENV)/.installed-tests
-	OMP_NUM_THREADS=1 $(BIN)/python zoo_scripts/reproduce.py $(STUDY) --workers $(WORKERS) $(STUDY_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python zoo_scripts/reproduce.py "$(STUDY)" --workers $(WORKERS) $(STUDY_FLAGS)
 
 benchmark:
 	$(MAKE) reproduce STUDY=benchmark

@@ -52,8 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if args.seeds is not None and args.seeds < 1:
         arguments.error(f"--seeds must be at least 1, not {args.seeds}")
-    if args.workers is not None and (args.workers < 0 or args.ray):
-        arguments.error("--workers must not be negative, and --ray has workers of its own")
+    if args.workers is not None and args.workers < 0:
+        arguments.error(f"--workers {args.workers}: a whole number of at least 0 is expected")
+    if args.workers is not None and args.ray:
+        arguments.error(f"--workers {args.workers} and --ray {args.ray}: Ray has workers of its own; give one of them")
     for name, default in _places(args.tiny).items():
         setattr(args, name, getattr(args, name) or default)
     try:

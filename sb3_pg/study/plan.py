@@ -301,9 +301,11 @@ def read_study(path: Path, seeds: int | None = None, full: bool = False, tiny: b
 def _seeds(section: Section, default: tuple[int, ...]) -> tuple[int, ...]:
     value = section.values.get("seeds", list(default))
     if isinstance(value, list):
-        whole = [isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in value]
+        whole = [isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in value]
         if not value or not all(whole) or len(set(value)) < len(value):
-            raise section.error("seeds", f"seeds must be different whole numbers, or how many there are; not {value!r}")
+            raise section.error(
+                "seeds", f"seeds must be different whole numbers below 2**32, or how many there are; not {value!r}"
+            )
         return tuple(value)
     return tuple(range(1, section.count("seeds") + 1))
 

@@ -196,7 +196,7 @@ class Board(LiveConsole):
             waiting = n_left - len(seeds)
             running = f"seed {', '.join(seeds)}" if seeds else ""
             style = "bold" if seeds else "dim" if not n_left else ""
-            table.add_row(env, curve, str(len(done)), running, str(waiting or ""), mean, style=style)
+            table.add_row(Text(env), Text(curve), str(len(done)), running, str(waiting or ""), mean, style=style)
         head = f"{self._study.name}: {self._n_done}/{self._n_tasks} trainings, {self.time_left()} left"
         return Group(Text(head), table)
 

@@ -111,7 +111,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     at_least |= {"workers": 0, "n_trials": 1, "ray_cpus": 0, "ray_gpus": 0, "ray_memory": 0}
     for name, least in at_least.items():
         value = getattr(args, name)
-        if value is not None and value < least:
+        if value is not None and not value >= least:  # NaN is not, either
             raise TuneError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if args.p_threshold is None:
         args.p_threshold = default_p_threshold(len(args.seeds or range(args.n_seeds)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,9 @@ def test_all_are_the_files_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--workers", "-1"], ["--workers", "1", "--ray", "auto"]])
-def test_what_cannot_be_meant_is_refused(wrong: list[str], tmp_path: Path) -> None:
+def test_what_cannot_be_meant_is_refused_with_its_value(
+    wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main([str(write_plan(tmp_path)), *wrong])
+    assert re.search(rf"error: {wrong[0]}.* {wrong[1]}\b", capsys.readouterr().err)

@@ -31,6 +31,7 @@ def test_every_training_of_a_plan_is_there_with_first_seeds_first(tmp_path: Path
         ("title: A small one", "# none", 1, "'title' is missing"),
         ("seeds: 2", "seeds: 2\ngym_packages: no_such_package", 6, "No module named 'no_such_package'"),
         ("seeds: 2", "seeds: [1, 1]", 5, "seeds must be different whole numbers"),
+        ("seeds: 2", "seeds: [1, 4294967296]", 5, "whole numbers below 2**32"),
         ("seeds: 2", "seeds: 0", 5, "seeds must be a whole number above 0, not 0"),
         ("n_timesteps: 128", "n_timesteps: 1e6", 6, "write 1_000_000"),
         ("n_timesteps: 128", "n_timesteps: {Acrobot-v1: 5}", 6, "says nothing of CartPole-v1"),
