@@ -48,6 +48,18 @@ _one_thread_of_blas = _OneThreadOfBlas()
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch and BLAS use one thread, and put their numbers back afterwards."""
+    before = th.get_num_threads()
+    th.set_num_threads(1)
+    try:
+        with _one_thread_of_blas:
+            yield
+    finally:
+        th.set_num_threads(before)
+
+
+@contextmanager
 def one_thread_if_small(network: nn.Module) -> Iterator[None]:
     """Let torch and BLAS use one thread for a small network on a CPU, and put their numbers back afterwards.
 
@@ -58,10 +70,5 @@ def one_thread_if_small(network: nn.Module) -> Iterator[None]:
     if not small or any(parameter.device.type != "cpu" for parameter in parameters):
         yield
         return
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    try:
-        with _one_thread_of_blas:
-            yield
-    finally:
-        th.set_num_threads(before)
+    with one_thread():
+        yield

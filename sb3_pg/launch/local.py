@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from sb3_pg.launch.tasks import Lost, carry_out, carry_out_with_one_thread, describe_error, one_thread
+from sb3_pg.launch.tasks import Lost, carry_out, carry_out_with_one_thread, describe_error
+from sb3_pg.threads import one_thread
 
 
 class InThisProcess:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -80,18 +79,6 @@ def carry_out(function: Callable[[Any], Any], task: Any) -> Any | TaskError:
         raise
     except BaseException as error:
         return describe_error(error)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch and for BLAS, and as many as before afterwards."""
-    before = th.get_num_threads()
-    th.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        th.set_num_threads(before)
 
 
 _limits: list[threadpool_limits] = []

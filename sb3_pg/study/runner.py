@@ -28,9 +28,9 @@ from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.progress import LiveConsole, clock
 
 Key = tuple[str, str]
+"""Environment and name of a curve."""
 MOST_FAILURES = 3
 """A mistake that all trainings make is not to be found in each of them."""
-"""Environment and name of a curve."""
 
 
 @dataclass
@@ -264,7 +264,6 @@ def run_study(
         results.found = read_all(study, folder).found
         tasks = [task for task in tasks if task.seed not in results.found[task.key]]
         board = stack.enter_context(Board(study, tasks, results, backend.capacity, console))
-
         failures: list[str] = []
 
         def keep(outcome: Outcome[RunTask, RunResult]) -> None:

@@ -111,7 +111,9 @@ def scores(study: Study, results: Results, env: str, curve: str, measure: str) -
     :param measure: see :func:`measured`
     :return: shape ``(n_seeds,)``
     """
-    names = [other.name for other in study.curves if env in other.envs]
+    names = [curve]
+    if any(result.failure for result in results.of(env, curve)):  # only then do the others matter
+        names = [other.name for other in study.curves if env in other.envs]
     return _scores({name: (results.of(env, name), measure) for name in names})[curve]
 
 
