@@ -12,6 +12,7 @@ import numpy as np
 from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
 from sb3_pg.study.pictures import kept_agent, walks
 from sb3_pg.study.plan import OF_TWO_CURVES, FigurePlan, Study
+from sb3_pg.study.regrets import lambda_of, regrets
 from sb3_pg.study.runner import Results
 from sb3_pg.study.statistics import (
     N_TO_SETTLE,
@@ -19,11 +20,9 @@ from sb3_pg.study.statistics import (
     band,
     estimate,
     is_share,
-    lambda_of,
     normalized,
     performance_profiles,
     probabilities_of_improvement,
-    regrets,
     scores,
 )
 

@@ -478,9 +478,9 @@ def _names(section: Section, key: str, known: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(chosen)) or known
 
 
-def _check_measure(section: Section, measure: Any, recorded: tuple[str, ...]) -> str:
+def _check_measure(section: Section, measure: Any, recorded: tuple[str, ...], two_curves: bool = False) -> str:
     if measure == OF_TWO_CURVES:
-        if "curve:" not in str(section.values.get("holds_if")):
+        if not two_curves:
             raise section.error("measure", f"{measure} compares two curves: it is for claims with '>= curve:NAME'")
         return OF_TWO_CURVES
     if not isinstance(measure, str) or not _MEASURE.fullmatch(measure):
@@ -500,9 +500,10 @@ def _claims(document: Document, top: Section, curves: tuple[Curve, ...]) -> Iter
         section = Section(document, ("claims", index), accepted)
         curve = names[section.known("curve", section.get("curve", str), names)]
         env = section.known("env", section.get("env", str, curve.envs[0]), curve.envs)
-        measure = _check_measure(section, section.get("measure", str, "final"), top.texts("record"))
         claimed = str(section.values.get("claimed", ""))
         sign, than = _comparison(section, names)
+        asked = section.get("measure", str, "final")
+        measure = _check_measure(section, asked, top.texts("record"), two_curves=isinstance(than, str))
         if isinstance(than, str) and (than == curve.name or env not in names[than].envs):
             others = [name for name, each in names.items() if env in each.envs and each is not curve]
             raise section.error("holds_if", f"{curve.name} on {env} can be compared with {', '.join(others) or 'none'}")

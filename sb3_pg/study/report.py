@@ -28,14 +28,16 @@ from sb3_pg.pages import (
     markdown_table,
     put_between_marks,
 )  # fmt: skip
+from sb3_pg.study.claims import NOT_TRAINED, Verdict, judge
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, OtherSettingsError, film, kept_model
 from sb3_pg.study.plan import FIGURES, STUDIES, FigurePlan, Study, is_of_the_project, page_name
 from sb3_pg.study.reading import Section, read_document
+from sb3_pg.study.regrets import Regrets, regrets
 from sb3_pg.study.results import RunResult
 from sb3_pg.study.runner import Key, Results
-from sb3_pg.study.statistics import NOT_TRAINED, Regrets, Verdict, estimate, judge, regrets, scores
+from sb3_pg.study.statistics import estimate, scores
 from sb3_pg.tune.progress import clock
 
 MADE_WITH = "How it was made"
