@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActor
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import get_estimator
 from sb3_pg.advantage.gae_lambda import GradientAgreement, LambdaRule, Scheduled
+from sb3_pg.gradient.per_episode import why_no_output_layer
 from sb3_pg.lambda_rules import as_lambda_rule
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.buffer import TrajectoryBuffer
@@ -152,16 +153,25 @@ def check_tunable(model: TunableLambda) -> LambdaRule:
             "none; accepted are a number, a schedule, 'length:ALPHA', 'explained_variance', 'auto', or an object with "
             "a method choose(batch) and without learning_rate_factor"
         )
-    _check_last_layer(rule, given, model.use_sde)
     return rule
 
 
-def _check_last_layer(rule: LambdaRule, given: str, use_sde: bool) -> None:
-    if isinstance(rule, GradientAgreement) and use_sde:
-        raise ValueError(
-            f"{given} needs the gradient of the policy's last layer, which with use_sde=True is not all that "
-            "depends on the features; accepted are use_sde=False, or another rule"
-        )
+def check_last_layer(model: VPG | TunableLambda) -> None:
+    """Raise ValueError where a rule needs the gradient of the policy's last layer, and it cannot be had.
+
+    :param model: with its networks
+    """
+    for name in _LAMBDAS:
+        value = getattr(model, name, None)
+        if value is None or not isinstance(as_lambda_rule(value, name), GradientAgreement):
+            continue
+        reason = why_no_output_layer(model.policy)
+        if reason:
+            raise ValueError(
+                f"{name}={value!r} needs the gradient of the policy's last layer, which cannot be had: {reason}; "
+                "accepted are a policy with a linear action_net and one of SB3's distributions (use_sde=False), or "
+                "another rule"
+            )
 
 
 def _check_policy_class(model: VPG) -> None:
@@ -201,6 +211,12 @@ def _check_choices(model: VPG) -> None:
             f"rollout_buffer_class={buffer_class!r} must be a subclass of sb3_pg.rollout.buffer."
             "TrajectoryBuffer: SB3's buffers mix bootstrap values into the rewards"
         )
+    for name in ("add", "compute_returns_and_advantage"):
+        if buffer_class is not None and getattr(buffer_class, name) is not getattr(TrajectoryBuffer, name):
+            raise ValueError(
+                f"rollout_buffer_class={buffer_class!r} has a method {name} of its own, which is not called: steps are "
+                "kept by append, and advantages are the estimator's; accepted is estimator=... for other advantages"
+            )
 
 
 def _check_estimator_and_baseline(model: VPG) -> None:
@@ -289,12 +305,11 @@ def _check_lambda_rules(model: VPG) -> None:
                 f"{given} judges policy gradients, which say nothing about the critic's target; accepted are a number, "
                 "a schedule, 'length:ALPHA', 'explained_variance', or None"
             )
-        if not (model.estimator == "gae" or callable(model.estimator)):
+        if not get_estimator(model.estimator).uses_lambda:
             raise ValueError(
                 f"{given} judges the policy gradients of GAE, and estimator={model.estimator!r} makes no use of "
-                "lambda; accepted are estimator='gae' or a callable, or a number for the critic's target"
+                "lambda; accepted are estimator='gae' or one of your own, or a number for the critic's target"
             )
-        _check_last_layer(rule, given, model.use_sde)
 
 
 def _check_optimizers(model: VPG) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import cache
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,9 +111,19 @@ class LambdaRules:
 
     @property
     def learning_rate_factor(self) -> float:
-        """What the rule of ``gae_lambda`` multiplies the actor's learning rate by in this update."""
-        _, rule = self._asked.get("gae_lambda", (None, None))
-        return float(getattr(rule, "learning_rate_factor", 1.0))
+        """
+        What the rule of ``gae_lambda`` multiplies the actor's learning rate by in this update.
+
+        :raises ValueError: where that is no finite number above 0: the step would go uphill, or nowhere
+        """
+        value, rule = self._asked.get("gae_lambda", (None, None))
+        factor: Any = getattr(rule, "learning_rate_factor", 1.0)
+        if not (isinstance(factor, Real) and math.isfinite(factor) and float(factor) > 0):
+            raise ValueError(
+                f"the rule of gae_lambda={value!r} chose learning_rate_factor={factor!r}; a finite number above 0 is "
+                "expected"
+            )
+        return float(factor)
 
     def keep(self, model: Any) -> None:
         """The update is complete: what the rules learned from its batch counts from now on.

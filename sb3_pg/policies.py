@@ -230,7 +230,7 @@ def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
     if critic is None:
         return False
     of_actor, of_critic = ({id(weight) for weight in weights_of(optimizer)} for optimizer in (policy.optimizer, critic))
-    return of_actor.isdisjoint(of_critic) and of_critic <= {id(weight) for weight in policy.parameters()}
+    return of_actor.isdisjoint(of_critic) and of_actor | of_critic <= {id(weight) for weight in policy.parameters()}
 
 
 def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float) -> None:

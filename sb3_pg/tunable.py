@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg.advantage.estimators import Array, Trajectories
 from sb3_pg.advantage.gae_lambda import Scheduled
-from sb3_pg.checks import check_bounds, check_tunable
+from sb3_pg.checks import check_bounds, check_last_layer, check_tunable
 from sb3_pg.lambda_rules import LambdaRules, choose_lambdas
 from sb3_pg.rollout.tunable_buffer import Choice, TunableBuffer, TunableDictRolloutBuffer, TunableRolloutBuffer
 from sb3_pg.saving import SavingMixin
@@ -28,9 +28,11 @@ SelfTunable = TypeVar("SelfTunable", bound="TunableLambda")
 class TunableLambda(SavingMixin):
     """Gives an on-policy algorithm of SB3 VPG's lambda, files and resuming; everything else is the algorithm's own.
 
-    Stands before it among the base classes: ``class TunablePPO(TunableLambda, PPO)``. The constructor is the
-    algorithm's, where ``gae_lambda`` is a number, or what it is in :class:`~sb3_pg.vpg.VPG`: a schedule, such as
-    ``"lin_0.99_0.9"``; ``"length:ALPHA"``, ``"explained_variance"``, ``"auto"``; or an object with the method of
+    For algorithms that collect as SB3's A2C and PPO do, into its buffers: not for sb3-contrib's MaskablePPO, and in
+    its RecurrentPPO for a number or a schedule alone. Stands before the algorithm among the base classes: ``class
+    TunablePPO(TunableLambda, PPO)``. The constructor is the algorithm's, where ``gae_lambda`` is a number, or what it
+    is in :class:`~sb3_pg.vpg.VPG`: a schedule, such as ``"lin_0.99_0.9"``; ``"length:ALPHA"``,
+    ``"explained_variance"``, ``"auto"``; or an object with the method of
     :class:`~sb3_pg.advantage.gae_lambda.LambdaRule`. With a number the weights are the algorithm's, bit for bit.
 
     The critic's target has the same lambda, but with ``"auto"``, and other rules that judge policy gradients, that
@@ -57,6 +59,12 @@ class TunableLambda(SavingMixin):
         self.gae_lambda = rule.schedule(1.0) if isinstance(rule, Scheduled) else 1.0
         super()._setup_model()
         self.gae_lambda = given
+        check_last_layer(self)
+        if not (isinstance(rule, Scheduled) or isinstance(self.rollout_buffer, TunableBuffer)):
+            raise ValueError(
+                f"gae_lambda={given!r} is chosen for each batch, and {type(self).__name__} builds "
+                f"{type(self.rollout_buffer).__name__}, which asks no rule; accepted are a number or a schedule"
+            )
 
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int

@@ -7,6 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg import losses
 from sb3_pg.advantage.baselines import get_baseline
 from sb3_pg.advantage.estimators import Array, Estimator, Trajectories, gae, get_estimator, lambda_returns, standardize
-from sb3_pg.checks import check_arguments, check_bounds, check_parameters
+from sb3_pg.checks import check_arguments, check_bounds, check_last_layer, check_parameters
 from sb3_pg.faults import TrainingError, WrongShapeError, collecting, updating
 from sb3_pg.hoof import batch_log_probs, log_probs_after
 from sb3_pg.lambda_rules import LambdaLike, LambdaRules, choose_lambdas
@@ -255,14 +256,25 @@ class VPG(SavingMixin):
         if get_estimator(self.estimator).needs_q:
             self.policy_kwargs["q_critic"] = True
         super()._setup_model()
+        check_last_layer(self)
         if not self.per_step_values:
             use_numpy_tanh(self.policy)
         self._split_optimizers()
 
     def _split_optimizers(self) -> None:
         """Give actor and critic an optimizer each, unless one is for both or they have them."""
-        if not (self.joint_optimizer or has_split_optimizers(self.policy)):
-            split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
+        if self.joint_optimizer or has_split_optimizers(self.policy):
+            return
+        given, built = type(self.policy.optimizer), self.policy.optimizer_class
+        if isinstance(built, type) and given is not built:
+            warnings.warn(
+                f"policy.optimizer, {given.__name__}, is one optimizer for actor and critic: it is replaced by two of "
+                f"{built.__name__}. joint_optimizer=True keeps one; policy_kwargs=dict(optimizer_class="
+                f"{given.__name__}, optimizer_kwargs=...) makes two of it",
+                UserWarning,
+                stacklevel=5,
+            )
+        split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last batch goes beyond the total, and a schedule below zero would send the last step uphill
@@ -349,9 +361,9 @@ class VPG(SavingMixin):
     ) -> None:
         entry = get_estimator(self.estimator)
         with np.errstate(over="ignore", invalid="ignore"):
-            psi = entry.function(trajectories, gamma=self.gamma, gae_lambda=gae_lambda)
+            psi = entry.function(entry.view_of(trajectories), gamma=self.gamma, gae_lambda=gae_lambda)
             self._check_psi(psi, buffer)
-            buffer.advantages = psi - get_baseline(self.baseline)(psi, trajectories)
+            buffer.advantages = psi - self._baseline_of(psi, trajectories)
             self._warn_if_nothing_is_left(psi, buffer)
             if self.estimator == "gae" and critic_lambda is gae_lambda:
                 buffer.returns = psi + buffer.values
@@ -359,6 +371,20 @@ class VPG(SavingMixin):
                 buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)
         buffer.check_estimates("advantages")
         buffer.check_estimates("returns")
+
+    def _baseline_of(self, psi: NDArray[Any], trajectories: Trajectories) -> NDArray[Any]:
+        baseline: Any = get_baseline(self.baseline)(psi, trajectories)
+        try:
+            fits_psi = np.broadcast_shapes(np.shape(baseline), psi.shape) == psi.shape
+        except ValueError:
+            fits_psi = False
+        if not (fits_psi and isinstance(baseline, (np.ndarray, Real))):
+            got = f"shape {baseline.shape}" if isinstance(baseline, np.ndarray) else repr(baseline)
+            raise WrongShapeError(
+                f"baseline={self.baseline!r} gave {got} at {self._this_update()}; expected is an array that broadcasts "
+                f"to {psi.shape}"
+            )
+        return np.asarray(baseline)
 
     def _warn_if_nothing_is_left(self, psi: NDArray[Any], buffer: TrajectoryBuffer) -> None:
         """A mean over the batch is all there is to a batch of one episode, and any normalisation to one of one step."""
@@ -382,7 +408,7 @@ class VPG(SavingMixin):
         shape = buffer.rewards.shape
         got = f"shape {psi.shape}" if isinstance(psi, np.ndarray) else repr(psi)
         kind: type[TrainingError] = WrongShapeError
-        if getattr(psi, "shape", None) == shape:
+        if isinstance(psi, np.ndarray) and psi.shape == shape:
             wrong = not_finite(psi)
             if not len(wrong):
                 return
@@ -435,6 +461,12 @@ class VPG(SavingMixin):
         """A rule may have chosen a learning rate for this update beside lambda."""
         factor = self._lambda_rules.learning_rate_factor
         if factor != 1.0:
+            if self.joint_optimizer:
+                raise ValueError(
+                    f"the rule of gae_lambda={self.gae_lambda!r} chose learning_rate_factor={factor!r}, and with "
+                    "joint_optimizer=True it would scale the critic's steps, too; accepted is 1, or "
+                    "joint_optimizer=False"
+                )
             rate = self._scaled_learning_rate(factor)
             update_learning_rate(self.policy.optimizer, rate)
             self.logger.record("train/learning_rate", rate)
@@ -454,7 +486,8 @@ class VPG(SavingMixin):
         if self.baseline == "value" and learns(optimizer):
             update_learning_rate(optimizer, self._vf_learning_rate())
             self.logger.record("train/vf_learning_rate", self._vf_learning_rate())
-            if why_not_numpy_critic(self.policy) or get_estimator(self.estimator).needs_q:
+            needs_torch = get_estimator(self.estimator).needs_q or self._overrides("_critic_losses")
+            if needs_torch or why_not_numpy_critic(self.policy):
                 batch_size, n_passes = self.critic_batch_size, self.n_critic_updates
                 fit = self._descend(optimizer, self._critic_losses, samples, batch_size, n_passes)
             else:
@@ -495,10 +528,15 @@ class VPG(SavingMixin):
         """Whether the log-probabilities of the policy that collected are needed."""
         return self.policy_loss != "vanilla" or self.target_kl is not None
 
+    def _overrides(self, *names: str) -> bool:
+        """Whether a subclass has its own version of one of VPG's methods."""
+        return any(name in vars(self) or getattr(type(self), name) is not getattr(VPG, name) for name in names)
+
     def _samples(self, weights: Array) -> Samples:
         """The batch, before any step has changed the policy that collected it."""
         samples = self.rollout_buffer.samples(weights)
-        return self.rollout_buffer.with_log_probs(samples) if self._compares_policies else samples
+        asks_for_old = self._overrides("_policy_loss", "_actor_terms", "_actor_losses", "_joint_losses")
+        return self.rollout_buffer.with_log_probs(samples) if self._compares_policies or asks_for_old else samples
 
     def _log_probs_of(self, samples: Samples) -> th.Tensor:
         """Log-probabilities under the policy as it acts, whatever mode a caller has put it into."""

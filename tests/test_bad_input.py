@@ -379,6 +379,15 @@ def test_a_wrong_number_from_the_environment_stops_training_with_environment_and
     assert_training_stops_and_the_saved_model_is_unharmed(model, tmp_path / "model.zip", words)
 
 
+def test_a_wrong_observation_is_named_where_torch_does_not_validate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", False)
+    model = tiny(vectorised({20: ("observation", NAN)}), n_steps=8, per_step_values=True)
+    words = ("observation of environment 1", "nan", "step 4", "finite")
+    assert_training_stops_and_the_saved_model_is_unharmed(model, tmp_path / "model.zip", words)
+
+
 def test_a_wrong_number_in_a_dict_observation_is_named_with_its_key(tmp_path: Path) -> None:
     model = tiny(vectorised({20: ("observation", NAN)}, dict_observations=True), "MultiInputPolicy", n_steps=8)
     words = ("observation 'position' of environment 1", "nan", "step 4")

@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import REINFORCE, VPG
-from sb3_pg.advantage.baselines import CRITIC_FREE, get_baseline
+from sb3_pg.advantage.baselines import critic_free, get_baseline
 from sb3_pg.advantage.estimators import Trajectories, get_estimator, segments
 from sb3_pg.checks import TRUNCATIONS
 from sb3_pg.envs.finite_mdp import FiniteMDPVectorEnv, line_world
@@ -187,13 +187,13 @@ def array_cases() -> Iterator[Case]:
     for name, truncations in (("chain", TRUNCATIONS[:1]), ("limited chain", TRUNCATIONS)):
         for truncation, batch in product(truncations, batches[name]):
             cut = batch.rule.cuts_episodes
-            for (estimator, lam), baseline in product(() if cut else MONTE_CARLO, CRITIC_FREE):
+            for (estimator, lam), baseline in product(() if cut else MONTE_CARLO, critic_free()):
                 yield Case(name, batch, estimator, lam, baseline, truncation=truncation)
             for (estimator, lam), critic in product(WITH_CRITIC[1:] if cut else WITH_CRITIC, CRITICS):
                 yield Case(name, batch, estimator, lam, "value", critic, truncation)
     for batch, (estimator, lam), critic in product((SEVERAL, CUT), WITH_CRITIC[1:], CRITICS):
         yield Case("chain", batch, estimator, lam, "value", critic, state_discount=True)
-    for baseline in CRITIC_FREE:
+    for baseline in critic_free():
         yield Case("chain", SEVERAL, "reward_to_go", 1.0, baseline, state_discount=True)
         yield Case("LineWorld", ONE_EPISODE, "reward_to_go", 1.0, baseline)
     for (estimator, lam), batch in product(MONTE_CARLO, (SEVERAL, AT_LEAST)):

@@ -38,7 +38,7 @@ from gradient_checks import (
 )
 from tqdm import tqdm
 
-from sb3_pg.advantage.baselines import CRITIC_FREE
+from sb3_pg.advantage.baselines import critic_free
 from sb3_pg.exact.expectation import expected_episodes
 from sb3_pg.exact.mdp import solve
 from sb3_pg.exact.sampling import Measurement
@@ -79,12 +79,12 @@ def counted_rows() -> Iterator[list[str]]:
     """The table of small batches: no samples, every batch counted."""
     small = short_two_state()
     exact = solve(small.mdp, small.policy).semi_gradient
-    for baseline, n_envs in product(CRITIC_FREE, (2, 4)):
+    for baseline, n_envs in product(critic_free(), (2, 4)):
         share = float(counted(small, baseline, n_envs)[0] / exact[0])
         is_one = baseline in ("none", "leave_one_out")
         passed = abs(share - 1.0) < 1e-12 if is_one else 0.0 < share < 1.0
         yield [baseline, f"{n_envs} episodes", "1" if is_one else "below 1", f"{share:.4f}", verdict(passed)]
-    for baseline, n_steps in product(CRITIC_FREE, (2, 4)):
+    for baseline, n_steps in product(critic_free(), (2, 4)):
         episodes = expected_episodes(small.mdp, small.policy, n_steps)
         share = float(counted(small, baseline, 2, n_steps)[0] / exact[0] / episodes)
         promised = {"none": "1", "leave_one_out": "near 1"}.get(baseline, "below 1")

@@ -85,7 +85,11 @@ BASELINES: dict[str, Baseline] = {
     "leave_one_out": leave_one_out,
     "value": no_baseline,
 }
-CRITIC_FREE = tuple(name for name in BASELINES if name != "value")
+
+
+def critic_free() -> list[str]:
+    """Names of the baselines without a critic."""
+    return [name for name in BASELINES if name != "value"]
 
 
 def get_baseline(name: str) -> Baseline:

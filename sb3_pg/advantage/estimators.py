@@ -11,7 +11,7 @@ A new estimator is one function and one line in :data:`ESTIMATORS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -317,15 +317,28 @@ class EstimatorEntry(NamedTuple):
     """It uses a Q critic, for discrete actions."""
     gae_lambda: float | None = None
     """The lambda for which GAE gives the same, if there is one: a search over lambda finds it there."""
+    uses_lambda: bool = True
+    """What it gives depends on ``gae_lambda``, so that a rule has something to choose."""
+
+    def view_of(self, trajectories: Trajectories) -> Trajectories:
+        """What the estimator is given: a copy for a user's, which may write into its arrays and not into the batch's.
+
+        :param trajectories: of the batch
+        """
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        if getattr(function, "__module__", None) == __name__:
+            return trajectories
+        arrays = {name: array.copy() for name, array in vars(trajectories).items() if isinstance(array, np.ndarray)}
+        return replace(trajectories, **arrays)
 
 
 ESTIMATORS: dict[str, EstimatorEntry] = {
-    "total_return": EstimatorEntry(total_return, needs_whole_episodes=True),
-    "reward_to_go": EstimatorEntry(reward_to_go, gae_lambda=1.0),
-    "td_residual": EstimatorEntry(td_residual, needs_critic=True, gae_lambda=0.0),
+    "total_return": EstimatorEntry(total_return, needs_whole_episodes=True, uses_lambda=False),
+    "reward_to_go": EstimatorEntry(reward_to_go, gae_lambda=1.0, uses_lambda=False),
+    "td_residual": EstimatorEntry(td_residual, needs_critic=True, gae_lambda=0.0, uses_lambda=False),
     "gae": EstimatorEntry(gae),
-    "q": EstimatorEntry(q_value, needs_critic=True, needs_q=True),
-    "q_minus_v": EstimatorEntry(q_minus_v, needs_critic=True, needs_q=True),
+    "q": EstimatorEntry(q_value, needs_critic=True, needs_q=True, uses_lambda=False),
+    "q_minus_v": EstimatorEntry(q_minus_v, needs_critic=True, needs_q=True, uses_lambda=False),
 }
 
 
@@ -339,9 +352,14 @@ def get_estimator(name: str | Estimator) -> EstimatorEntry:
     if callable(name):
         return EstimatorEntry(name)
     if isinstance(name, str) and name in ESTIMATORS:
-        return ESTIMATORS[name]
+        entry = ESTIMATORS[name]
+        if not isinstance(entry, EstimatorEntry):
+            raise ValueError(
+                f"ESTIMATORS[{name!r}]={entry!r} must be an EstimatorEntry, as EstimatorEntry(function) is"
+            )
+        return entry
     kind, _, count = str(name).partition(":")
     if kind == "n_step" and count.isdecimal() and int(count) >= 1:
-        return EstimatorEntry(partial(n_step, n=int(count)), needs_critic=True)
+        return EstimatorEntry(partial(n_step, n=int(count)), needs_critic=True, uses_lambda=False)
     accepted = ", ".join([*ESTIMATORS, "n_step:N (N >= 1)"])
     raise ValueError(f"estimator={name!r} is unknown; accepted are {accepted}, or a callable")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from sb3_pg.advantage.estimators import get_estimator
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.diagnosis import Critic, Diagnosis, EstimatorRow, LambdaCurve
 from sb3_pg.pages import Finding
@@ -100,9 +101,9 @@ def _about_lambda(diagnosis: Diagnosis, curve: LambdaCurve) -> Finding:
     if len(good) > len(curve.lambdas) / 2:
         numbers += " A larger --n-batches would tell more of them apart."
     if diagnosis.training.estimator != "gae":
-        return Finding(
-            "good", f"Lambda for GAE: {best:g}", f"{numbers} estimator={diagnosis.training.estimator!r} uses none."
-        )
+        estimator = diagnosis.training.estimator
+        use = "is not GAE, for which this was measured" if get_estimator(estimator).uses_lambda else "uses none"
+        return Finding("good", f"Lambda for GAE: {best:g}", f"{numbers} estimator={estimator!r} {use}.")
     if curve.good.all():
         return Finding("unknown", f"Lambda: nothing better than {own:g} was found", numbers)
     if recommended_lambda(diagnosis) == own:

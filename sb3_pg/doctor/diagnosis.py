@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_pg.advantage.baselines import CRITIC_FREE, get_baseline
+from sb3_pg.advantage.baselines import critic_free, get_baseline
 from sb3_pg.advantage.estimators import Array, Trajectories, gae, get_estimator, reward_to_go
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.experience import Experience, Training
@@ -221,7 +221,7 @@ def _choices(
     names: list[tuple[str, str]] = []
     for estimator in ("total_return", "reward_to_go"):
         found = get_estimator(estimator).function(without, gamma=training.gamma, gae_lambda=1.0)
-        for baseline in CRITIC_FREE:
+        for baseline in critic_free():
             names.append((estimator, baseline))
             psi.append(found - _baseline_of_groups(baseline, found, without, groups))
     estimators = _critic_estimators(training) if training.uses_critic else []

@@ -55,8 +55,14 @@ def expected_gradient(
         :math:`1/n_t`, where :math:`n_t` episodes last so long. With :math:`q_t` the probability that one does,
         :math:`E[1 - 1/n_t] = 1 - (1 - (1 - q_t)^N) / (N q_t)` of its weight is left. None for infinitely many
     :return: shape ``(n_parameters,)``
-    :raises ValueError: for an unknown estimator or truncation, or one that does not go with the batch
+    :raises ValueError: for an unknown estimator or truncation, one that does not go with the batch, or a number that
+        none of this can be
     """
+    for name, count in (("n_steps", n_steps), ("n_batches", n_batches), ("n_episodes", n_episodes)):
+        if not (count is None or count >= 1):
+            raise ValueError(f"{name}={count!r} must be a whole number of at least 1")
+    if not 0 <= gae_lambda <= 1:
+        raise ValueError(f"gae_lambda={gae_lambda!r} must be a number in [0, 1]")
     look = _LookAhead(mdp, policy, estimator, gae_lambda, values, q_values, truncation)
     if n_steps is None:
         total_return = estimator == "total_return"
@@ -100,12 +106,13 @@ class _LookAhead:
     ) -> None:
         if truncation not in ("bootstrap", "terminal", "discard"):
             raise ValueError(f"truncation={truncation!r} is unknown; accepted are 'bootstrap', 'terminal', 'discard'")
-        kind, _, count = estimator.partition(":")
+        kind, _, count = str(estimator).partition(":")
         lambdas = {"gae": gae_lambda, "td_residual": 0.0, "reward_to_go": 1.0, "total_return": 1.0, "n_step": 1.0}
         self._critic = kind in ("q", "q_minus_v")
-        if kind not in lambdas and not self._critic:
+        is_counted = count.isdecimal() and int(count) >= 1 if kind == "n_step" else not count
+        if not ((kind in lambdas or self._critic) and is_counted):
             raise ValueError(
-                f"estimator={estimator!r} is unknown; accepted are {', '.join(lambdas)} (n_step:N), q, q_minus_v"
+                f"estimator={estimator!r} is unknown; accepted are {', '.join(lambdas)}:N (N >= 1), q, q_minus_v"
             )
         self._mdp, self._pi = mdp, policy.probabilities
         self.values = np.zeros(mdp.n_states) if values is None else np.where(mdp.terminal, 0.0, values)

@@ -141,8 +141,9 @@ def collect(
 def _act(actor: Actor, observations: Any, model: OnPolicyAlgorithm, buffer: TrajectoryBuffer) -> NDArray[Any]:
     try:
         return actor(observations)
-    except ValueError:
-        # torch refuses NaN parameters of a distribution without saying where they came from
+    except (ValueError, RuntimeError):
+        # torch refuses NaN parameters of a distribution without saying where they came from, and with
+        # Distribution.set_default_validate_args(False) only to draw from them
         nothing = np.zeros(len(buffer.rewards[0]))
         buffer.append(observations, np.zeros_like(buffer.actions[0]), nothing, nothing > 0)
         buffer.check_finite(model.num_timesteps)

@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 from torch import nn
 
-from sb3_pg.advantage.baselines import CRITIC_FREE
+from sb3_pg.advantage.baselines import critic_free
 from sb3_pg.advantage.estimators import ESTIMATORS
 from sb3_pg.zoo import HOSTS
 
@@ -26,9 +26,10 @@ Converter = Callable[[dict[str, Any]], dict[str, Any]]
 NET_ARCHS: dict[str, list[int]] = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
-# Batches in environment steps, as powers of two: 256 to 4096 with a critic. Without one the gradient is noisier and a
-# batch must hold several whole episodes: 512 to 8192.
-VPG_BATCH_POWS = (8, 12)
+# Batches in environment steps, as powers of two: 128 to 4096 with a critic; 256 was best on CartPole-v1, Pendulum-v1.
+# Without one the gradient is noisier and a batch must hold several whole episodes: 512 to 8192.
+VPG_BATCH_POWS = (7, 12)
+CRITIC_BATCH_SIZES = [64, 256]
 REINFORCE_BATCH_POWS = (9, 13)
 # With fewer than 2**3 steps of each environment nothing is left for lambda to choose from.
 MIN_N_STEPS_POW = 3
@@ -106,14 +107,21 @@ def _convert(raw: dict[str, Any], one_minus: tuple[str, ...]) -> dict[str, Any]:
     return hyperparams
 
 
-# From the table of estimators, so that a new one is tried without a line here. For VPG those that any rollout and any
-# action space allows, without the special cases that the search over lambda has already; for REINFORCE the critic-free.
-VPG_ESTIMATORS = [
-    name
-    for name, entry in ESTIMATORS.items()
-    if not (entry.needs_whole_episodes or entry.needs_q) and entry.gae_lambda is None
-]
-REINFORCE_ESTIMATORS = [name for name, entry in ESTIMATORS.items() if not entry.needs_critic and name != "gae"]
+# From the tables as they are when a trial asks, so that a new estimator or baseline is tried without a line here.
+
+
+def vpg_estimators() -> list[str]:
+    """Those that any rollout and any action space allows, without the special cases that lambda covers already."""
+    return [
+        name
+        for name, entry in ESTIMATORS.items()
+        if not (entry.needs_whole_episodes or entry.needs_q) and entry.gae_lambda is None
+    ]
+
+
+def reinforce_estimators() -> list[str]:
+    """Those without a critic."""
+    return [name for name, entry in ESTIMATORS.items() if not entry.needs_critic and name != "gae"]
 
 
 # The range of 1 - lambda
@@ -184,8 +192,9 @@ def sample_vpg_params(
     raw["one_minus_gae_lambda"] = trial.suggest_float("one_minus_gae_lambda", *ONE_MINUS_LAMBDA, log=True)
     raw["lambda_rule"] = _sample_lambda_rule(trial)
     raw["vf_learning_rate"] = trial.suggest_float("vf_learning_rate", 1e-4, 3e-2, log=True)
-    raw["estimator"] = trial.suggest_categorical("estimator", VPG_ESTIMATORS)
+    raw["estimator"] = trial.suggest_categorical("estimator", vpg_estimators())
     raw["n_critic_updates"] = trial.suggest_int("n_critic_updates", 1, 40, log=True)
+    raw["critic_batch_size"] = trial.suggest_categorical("critic_batch_size", CRITIC_BATCH_SIZES)
     trial.set_user_attr("gae_lambda", 1 - raw["one_minus_gae_lambda"])
     return convert_vpg_params(raw)
 
@@ -221,8 +230,8 @@ def sample_reinforce_params(
     """
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, REINFORCE_BATCH_POWS)
-    raw["estimator"] = trial.suggest_categorical("estimator", REINFORCE_ESTIMATORS)
-    raw["baseline"] = trial.suggest_categorical("baseline", list(CRITIC_FREE))
+    raw["estimator"] = trial.suggest_categorical("estimator", reinforce_estimators())
+    raw["baseline"] = trial.suggest_categorical("baseline", list(critic_free()))
     return convert_reinforce_params(raw)
 
 

@@ -727,7 +727,7 @@ def test_any_callable_is_an_estimator() -> None:
 
     entry = get_estimator(rewards_only)
     assert entry.function is rewards_only
-    assert entry[1:] == (False, False, False, None)
+    assert entry[1:] == (False, False, False, None, True)
     data = random_experience((4, 2))
     assert estimate(rewards_only, data) is data.rewards
 
