@@ -121,14 +121,13 @@ class NumpyCritic:
         :param returns: targets, shape ``(batch,)``
         :return: the loss
         """
+        if len(returns) <= self._max_rows:
+            return self._backward(observations, returns, len(returns))
         loss, sums = 0.0, np.zeros_like(self._flat)
-        pieces = self._pieces(len(returns))
-        for rows in pieces:
+        for rows in self._pieces(len(returns)):
             loss += self._backward(observations[rows], returns[rows], len(returns))
-            if len(pieces) > 1:
-                sums += self._flat
-        if len(pieces) > 1:
-            self._flat[:] = sums
+            sums += self._flat
+        self._flat[:] = sums
         return loss
 
     def _backward(self, observations: Array, returns: Array, size: int) -> float:

@@ -30,6 +30,7 @@ from sb3_pg.faults import TrainingError, WrongShapeError, collecting, updating
 from sb3_pg.hoof import batch_log_probs, log_probs_after
 from sb3_pg.lambda_rules import LambdaLike, LambdaRules, choose_lambdas
 from sb3_pg.numpy_critic import NumpyCritic, clip_norm, why_not_numpy_critic
+from sb3_pg.optimizer_steps import clip_gradient, take_step
 from sb3_pg.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -666,16 +667,16 @@ class VPG(SavingMixin):
                 loss = critic.gradient(observations[rows], returns[rows])
                 norm = clip_norm(flat_gradient, self._longest_gradient)
                 self._check_gradient(norm, loss, "critic")
-                optimizer.step()
+                take_step(optimizer)
                 stats["value_loss"].append(loss)
                 stats["grad_norm"].append(norm)
         return stats
 
     def _step(self, optimizer: th.optim.Optimizer, loss: float) -> float:
         """One step along the gradient that is there; returns its norm before clipping."""
-        norm = th.nn.utils.clip_grad_norm_(weights_of(optimizer), self._longest_gradient).item()
+        norm = clip_gradient(weights_of(optimizer), self._longest_gradient)
         self._check_gradient(norm, loss, "policy" if optimizer is self.policy.optimizer else "critic")
-        optimizer.step()
+        take_step(optimizer)
         return norm
 
     @property

@@ -28,6 +28,7 @@ LAYERS = (
         "schedules",
         "threads",
         "numpy_critic",
+        "optimizer_steps",
         "faults",
         "saving",
         "training_state",

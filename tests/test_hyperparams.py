@@ -52,7 +52,7 @@ REQUIRED = [
     "Walker2d-v5", "Ant-v5", "Humanoid-v4", "Humanoid-v5", "LineWorld-v0", "CartPoleSwingUp-v0",
 ]
 # fmt: on
-PROVENANCE = re.compile(r"untuned|prototype runs|CS285|CS440|A2C post")
+PROVENANCE = re.compile(r"untuned|prototype runs|a search (of|by)|CS285|CS440|A2C post")
 
 
 # REINFORCE takes VPG's arguments, most of them as **kwargs.

@@ -244,6 +244,8 @@ def _fit(name: str, array: Array, shape: tuple[int, ...], where: str) -> Array:
 def _number(name: str, given: dict[str, Array], where: str) -> float | None:
     if name not in given:
         return None
-    if given[name].size != 1 or not 0 <= float(given[name].flat[0]) <= 1:
-        raise ValueError(f"{where}: {name} is {given[name]}; expected is one number in [0, 1]")
+    if given[name].size != 1:
+        raise ValueError(f"{where}: {name} has shape {given[name].shape}; expected is one number, for all steps")
+    if not 0 <= float(given[name].flat[0]) <= 1:
+        raise ValueError(f"{where}: {name} is {given[name].flat[0]}; expected is one number in [0, 1]")
     return float(given[name].flat[0])

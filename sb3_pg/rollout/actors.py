@@ -14,6 +14,7 @@ from stable_baselines3.common.distributions import (
     CategoricalDistribution,
     DiagGaussianDistribution,
     MultiCategoricalDistribution,
+    StateDependentNoiseDistribution,
 )
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
@@ -88,6 +89,31 @@ class TorchActor:
             features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
             output = policy.action_net(policy.mlp_extractor.forward_actor(features))
         return self._sample(output.cpu().numpy())
+
+
+class NoiseActor:
+    """gSDE in torch: the mean plus the exploration noise, without the distribution whose density nobody asks for.
+
+    Its numbers are SB3's, since the noise matrices are what was drawn. Right for policies that leave SB3's way from the
+    observation to the distribution as it is.
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self.policy = policy
+        self.distribution = cast(StateDependentNoiseDistribution, policy.action_dist)
+
+    def __call__(self, observations: Observations) -> Array:
+        """See :class:`Actor`."""
+        policy = self.policy
+        with th.no_grad():
+            tensor: Any = obs_as_tensor(observations, policy.device)
+            features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
+            latent = policy.mlp_extractor.forward_actor(features)
+            actions = policy.action_net(latent) + self.distribution.get_noise(latent)
+            if self.distribution.bijector is not None:
+                actions = self.distribution.bijector.forward(actions)
+        drawn: Array = actions.cpu().numpy()
+        return drawn.reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
 
 
 class ForwardActor:
@@ -211,6 +237,11 @@ def why_not_numpy(policy: ActorCriticPolicy) -> str:
     return why_not_stock(policy) or why_not_plain(policy, _FORWARD_METHODS, policy.pi_features_extractor, layers)
 
 
+def has_plain_noise(policy: ActorCriticPolicy) -> bool:
+    """Whether the policy is gSDE as SB3 has it."""
+    return type(policy.action_dist) is StateDependentNoiseDistribution and not overrides(policy, *_ACTING_METHODS)
+
+
 def why_forward(policy: ActorCriticPolicy, per_step_values: bool) -> str:
     """Why nothing but calling the policy itself, as SB3 does, is right; empty if there are other ways."""
     if per_step_values:
@@ -224,6 +255,8 @@ def describe_actor(policy: ActorCriticPolicy, per_step_values: bool) -> str:
     """One line on how actions are drawn, and why not in a faster way."""
     if reason := why_forward(policy, per_step_values):
         return f"policy.forward at every step ({reason})"
+    if has_plain_noise(policy):
+        return "torch, the mean plus gSDE's noise"
     if reason := why_not_stock(policy):
         return f"torch, by policy.get_distribution ({reason})"
     reason = why_not_numpy(policy)
@@ -239,6 +272,8 @@ def choose_actor(policy: ActorCriticPolicy, per_step_values: bool, n_envs: int, 
     """
     if why_forward(policy, per_step_values):
         return ForwardActor(policy)
+    if has_plain_noise(policy):
+        return NoiseActor(policy)
     if why_not_stock(policy):
         return DistributionActor(policy)
     return TorchActor(policy, n_envs, n_rows) if why_not_numpy(policy) else NumpyActor(policy, n_envs, n_rows)

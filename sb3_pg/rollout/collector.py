@@ -227,6 +227,8 @@ def _check_statistics(env: VecEnv, num_timesteps: int) -> None:
 def _check_before_normalizing(env: VecNormalize, step: int) -> None:
     """Refuse NaN and infinity before VecNormalize's running mean carries them into every environment."""
     observations: Any = env.old_obs
+    if not (isinstance(observations, dict) or len(not_finite(observations)) or len(not_finite(env.old_reward))):
+        return
     parts = observations if isinstance(observations, dict) else {"": observations}
     named = {f"observation {key!r}" if key else "observation": (part, step + 1) for key, part in parts.items()}
     for name, (array, at) in {**named, "reward": (env.old_reward, step)}.items():

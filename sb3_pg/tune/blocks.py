@@ -187,7 +187,7 @@ def try_block(experiment: Experiment, block: Block, seed: int = 0) -> tuple[spac
         with silence():
             make_model, env, eval_env, _ = manager.build()
     except Exception as error:
-        message = f"cannot make {experiment.env}: {type(error).__name__}: {error}"
+        message = f"cannot make {experiment.env}, or read its hyperparameters: {type(error).__name__}: {error}"
         raise TuneError(message + _numbers_as_text(block)) from error
     try:
         make_model()

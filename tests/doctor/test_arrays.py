@@ -40,7 +40,7 @@ def complete(**instead: Any) -> dict[str, Any]:
         (dict(rewards=np.full(SHAPE, "a")), r"rewards has dtype <U1; expected are numbers"),
         (dict(terminated=2 * ONES), r"terminated holds 2.0; expected are 0 and 1"),
         (dict(gamma=1.5), r"gamma is 1.5; expected is one number in \[0, 1\]"),
-        (dict(gae_lambda=np.ones(2)), r"gae_lambda is \[1. 1.\]; expected is one number"),
+        (dict(gae_lambda=np.ones(2)), r"gae_lambda has shape \(2,\); expected is one number, for all steps"),
         (dict(log_probs=np.ones(7)), r"log_probs has shape \(7,\); expected is \(10, 2\)"),
         (dict(actions=np.ones(7)), r"actions has shape \(7,\); expected is \(10, 2, 'action_dim'\)"),
         (dict(means=ONES), r"has means without stds, actions, log_probs"),

@@ -209,8 +209,28 @@ def test_wrong_calls_are_refused(settings: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize(("gae_lambda", "value"), [(2.0, 0.0), (1.0, float("nan"))])
-def test_what_does_not_converge_is_an_error_and_no_endless_loop(gae_lambda: float, value: float) -> None:
-    policy, values = softmax_policy(np.zeros((6, 3))), np.full(6, value)
+def test_what_does_not_converge_is_an_error_and_no_endless_loop() -> None:
+    policy, values = softmax_policy(np.zeros((6, 3))), np.full(6, float("nan"))
     with pytest.raises(ValueError, match=r"does not converge: values must be finite, and gae_lambda in \[0, 1\]"):
-        expected_gradient(random_chain(), policy, "gae", gae_lambda=gae_lambda, values=values)
+        expected_gradient(random_chain(), policy, "gae", values=values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(gae_lambda=2.0), r"gae_lambda=2\.0 must be a number in \[0, 1\]"),
+        (dict(gae_lambda=2.0, n_steps=3), r"gae_lambda=2\.0"),
+        (dict(gae_lambda=-0.1), r"gae_lambda=-0\.1"),
+        (dict(n_steps=0), "n_steps=0 must be a whole number of at least 1"),
+        (dict(n_steps=3, n_batches=0), "n_batches=0"),
+        (dict(n_episodes=-1), "n_episodes=-1"),
+        (dict(estimator="n_step:0"), "estimator='n_step:0' is unknown"),
+        (dict(estimator="n_step"), "estimator='n_step' is unknown"),
+        (dict(estimator="gae:3"), "estimator='gae:3' is unknown"),
+        (dict(estimator=print), "estimator=<built-in function print> is unknown"),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        expected_gradient(SMALL, POLICY, **settings)

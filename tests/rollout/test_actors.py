@@ -17,7 +17,14 @@ from torch import nn
 
 from sb3_pg import REINFORCE
 from sb3_pg.rollout import collector
-from sb3_pg.rollout.actors import DistributionActor, ForwardActor, TorchActor, choose_actor, describe_actor
+from sb3_pg.rollout.actors import (
+    DistributionActor,
+    ForwardActor,
+    NoiseActor,
+    TorchActor,
+    choose_actor,
+    describe_actor,
+)
 
 # Of a true hypothesis, one in ten thousand is rejected; the seed is fixed, so none is by chance.
 REJECTED = 1e-4
@@ -265,8 +272,29 @@ def test_policies_that_override_how_actions_are_made_are_asked_for_their_distrib
     assert "Overriding" in describe_actor(model.policy, per_step_values=False)
 
 
-def test_gsde_is_left_to_its_own_distribution() -> None:
-    assert choice(tiny(lambda: RandomEnv(ACTION_SPACES[0]), use_sde=True)) == "DistributionActor"
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {}, dict(squash_output=True), dict(use_expln=True), dict(full_std=False), dict(net_arch=[]),
+        dict(share_features_extractor=True, squash_output=True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_with_gsde_actions_are_the_distribution_s_own(kwargs: dict[str, Any]) -> None:
+    model = tiny(lambda: RandomEnv(ACTION_SPACES[0]), n_envs=3, use_sde=True, policy_kwargs=kwargs)
+    assert choice(model) == "NoiseActor"
+    assert describe_actor(model.policy, per_step_values=False) == "torch, the mean plus gSDE's noise"
+    actor = NoiseActor(model.policy)
+    for n_matrices in (1, 3):
+        model.policy.reset_noise(n_matrices)
+        observations = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
+        drawn = model.policy.get_distribution(th.as_tensor(observations)).get_actions()
+        np.testing.assert_array_equal(actor(observations), drawn.detach().numpy())
+
+
+def test_gsde_with_a_distribution_of_its_own_is_asked_for_it() -> None:
+    model = tiny(lambda: RandomEnv(ACTION_SPACES[0]), policy=overriding("get_distribution"), use_sde=True)
+    assert choice(model) == "DistributionActor"
 
 
 def test_policies_that_override_how_features_are_extracted_are_asked_through_forward() -> None:
