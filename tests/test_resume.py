@@ -603,6 +603,24 @@ def test_what_grows_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyP
     assert state["missing"] == ["lines of Diary is not in the file, and taken to be the same"]
 
 
+class Columns(Toy):
+    """Has several arrays of data, and one that is state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high, self.position = np.zeros(300), np.ones(400), np.zeros(2)
+
+
+def test_of_an_environment_with_much_data_the_largest_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**12)
+    model = tiny(vectorised(Columns)).learn(16)
+    state = model._kept_state["environments"]
+    assert state["missing"] == ["high of Columns is not in the file, and taken to be the same"]
+    names = [names for _, kind, names in state["layers"] if kind == "Columns"]
+    assert names
+    assert all({"low", "position"} < set(each) for each in names)
+
+
 class FirstObservation(BaseCallback):
     """Keeps what the first rollout began with."""
 

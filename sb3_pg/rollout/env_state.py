@@ -71,7 +71,8 @@ _ENVIRONMENTS = (gym.Env, VectorEnv, VecEnv)
 _STATIC = (*_FUNCTIONS, *_ENVIRONMENTS, io.IOBase, spaces.Space)
 _DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 
-# An attribute that takes more bytes is data that the environment was given, and not its state
+# An attribute that takes more bytes is data that the environment was given, and not its state. So are the largest ones
+# of an environment, where all of them together take more
 LARGEST_ATTRIBUTE = 2**20
 # Below, growing is of no account
 _SMALL = 2**16
@@ -320,8 +321,8 @@ class _Layer:
         self.missing: list[str] = []
         self.spaces: list[Space] = []
         self.simulations: list[_MujocoSimulation | _Emulator] = []
-        self.arrays: list[NDArray[Any]] = []
-        """All that its state is made of."""
+        self._tried: dict[str, tuple[int, list[NDArray[Any]]]] = {}
+        """Of each of its attributes that is state, the bytes that it takes, and the arrays in it."""
         self.given: set[str] = set()
         """Those that have the name of a parameter of the constructor."""
         self.registered = _registered_kwargs(layer)
@@ -347,6 +348,11 @@ class _Layer:
             if is_environment and id(value) not in chain:
                 raise NotKeptError(f"{name} of {self.kind} is an environment of its own")
             self._consider(name, value, clones)
+        while sum(n_bytes for n_bytes, _ in self._tried.values()) > LARGEST_ATTRIBUTE:
+            largest = max(self._tried, key=lambda name: self._tried[name][0])
+            del self._tried[largest]
+            self._leave_out(largest)
+        self.names = list(self._tried)
         parameters = _parameters(type(layer))
         self.given = {name for name in self.names if name.removeprefix("_") in parameters}
 
@@ -372,16 +378,24 @@ class _Layer:
             # A method of an object that is put back has to be that of the new object
             is_method = isinstance(value, types.MethodType)
             try:
-                trial = _Trial(_Meter())
+                meter = _Meter()
+                trial = _Trial(meter)
                 trial.dump(value)
             except _TooLargeError:
-                self.missing.append(f"{name} of {self.kind} is not in the file, and taken to be the same")
+                self._leave_out(name)
             except Exception as error:
                 if not (clones or is_method):
                     raise NotKeptError(f"{name} of {self.kind} cannot be pickled ({error})") from error
             else:
-                self.names.append(name)
-                self.arrays += trial.arrays
+                self._tried[name] = LARGEST_ATTRIBUTE - meter.room, trial.arrays
+
+    def _leave_out(self, name: str) -> None:
+        self.missing.append(f"{name} of {self.kind} is not in the file, and taken to be the same")
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All that its state is made of."""
+        return [array for _, arrays in self._tried.values() for array in arrays]
 
 
 def _registered_kwargs(layer: Any) -> dict[str, bytes]:
