@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from sb3_pg.files import whole, write_whole
+from sb3_pg.files import accept_any_text, whole, write_whole
 
 
 def test_text_and_bytes_are_written_and_their_folder_made(tmp_path: Path) -> None:
@@ -51,3 +53,12 @@ def test_two_processes_do_not_write_to_the_same_unfinished_file(tmp_path: Path) 
             write_whole(tmp_path / "file", "theirs")
         assert (tmp_path / "file").read_text() == "theirs"
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_terminal_without_greek_letters_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    accept_any_text()
+    print("λ = 0.5")
+    terminal.flush()
+    assert terminal.buffer.getvalue() == b"\\u03bb = 0.5\n"  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ import gymnasium as gym
 import torch as th
 
 from sb3_pg.doctor.advice import advise
+from sb3_pg.files import accept_any_text
 from sb3_pg.pages import Finding
 
 _WORDS = {"good": "ok", "watch": "watch", "bad": "BAD", "unknown": "?"}
@@ -56,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     :param arguments: of the command line; those of this process when not given
     :return: exit status: 0, or 1 where a rollout has a mistake
     """
+    accept_any_text()
     parser = make_parser()
     args = parser.parse_args(arguments)
     try:

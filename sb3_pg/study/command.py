@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sb3_pg.files import accept_any_text
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the words of the command line; None for those of this process
     :return: exit code: 0, 2 for an error, 130 after an interrupt
     """
+    accept_any_text()
     arguments = parser()
     args = arguments.parse_args(argv)
     if args.seeds is not None and args.seeds < 1:

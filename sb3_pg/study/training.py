@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from sb3_pg.study.results import N_SHARES, RunResult, RunSettings, plain
 from sb3_pg.tune.blocks import BlockManager, prepare, silence
 from sb3_pg.tune.evaluation import EndlessEpisodeError, returns_of
 from sb3_pg.tune.experiment import Experiment
+from sb3_pg.tune.packages import version_of
 from sb3_pg.tune.training import learn
 
 MODEL = "model.pkl"
@@ -146,7 +146,7 @@ class LearningCurve(BaseCallback):
             successes=successes if any(success is not None for success in successes) else [],
             evaluation=[round(value, 3) for value in evaluation],
             failure=failure,
-            versions={name: version(name) for name in _VERSIONS},
+            versions={name: version_of(name) for name in _VERSIONS},
         )
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from sb3_pg.files import write_whole
+from sb3_pg.files import accept_any_text, write_whole
 from sb3_pg.launch import backend_for
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.blocks import check_block, merged, starting_point
@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the words of the command line; None for those of this process
     :return: exit code: 0, 1 when no trial was completed, 2 for an error, 130 after an interrupt
     """
+    accept_any_text()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         args = parse(argv)

@@ -59,12 +59,20 @@ def open_storage(address: str) -> BaseStorage:
 
 def _open_journal(path: Path) -> BaseStorage:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _check_journal(path)
-        return JournalStorage(JournalFileBackend(str(path), WholeRecordsLock(str(path))))
+        # Optuna's lock is a symbolic link to this name, which is read from the folder of the link: a relative one would
+        # point nowhere, and the lock of a search that was killed would be waited for without end
+        whole = path.resolve()
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        _check_journal(whole)
+        lock = WholeRecordsLock(str(whole))
+        backend = JournalFileBackend(str(whole), lock)
+        lock.acquire()  # here, and not in the middle of a search, it shows that there can be one
+        lock.release()
+        return JournalStorage(backend)
     except (OSError, ValueError) as error:
         raise TuneError(
-            f"cannot open the storage {path}: {error}; it must be a journal of Optuna, or a path where one can be made"
+            f"cannot open the storage {path}: {error}; it must be a journal of Optuna, or a path where one can be "
+            "made. Its lock is a symbolic link; where there can be none, sqlite:///FILE is accepted"
         ) from error
 
 

@@ -6,13 +6,13 @@ import datetime
 import shlex
 import textwrap
 from collections.abc import Sequence
-from importlib.metadata import version
 
 import yaml
 
 from sb3_pg.tune.blocks import environment_flags
 from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.final import Standing
+from sb3_pg.tune.packages import version_of
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Rules
 
@@ -82,5 +82,5 @@ def provenance(
     if others:
         named = "; ".join(f"{other.candidate.title} {other.iqm:.6g}" for other in others)
         parts.append(f"On the same seeds: {named}.")
-    packages = ", ".join(f"{name} {version(name)}" for name in ("sb3_pg", "stable_baselines3", "rl_zoo3", "torch"))
+    packages = ", ".join(f"{name} {version_of(name)}" for name in ("sb3_pg", "stable_baselines3", "rl_zoo3", "torch"))
     return " ".join([*parts, f"({packages}.)"])

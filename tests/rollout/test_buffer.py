@@ -396,7 +396,7 @@ def test_the_same_seed_gives_the_minibatches_of_sb3s_buffer(space: Any, batch_si
         observations, actions, rewards = step_of(ours)
         ours.append(observations, actions, rewards, np.zeros(3, bool))
         numbers = th.arange(3) + 10.0 * step
-        ours.values[step], ours.log_probs[step] = numbers, -numbers
+        ours.values[step], ours.log_probs[step] = numbers.numpy(), -numbers.numpy()
         theirs.add(observations, actions.reshape(3, 1), rewards, starts, numbers, -numbers)
     ours.close(observations, None)
     theirs.compute_returns_and_advantage(th.zeros(3), starts)

@@ -41,6 +41,29 @@ def test_a_path_is_a_journal_in_a_folder_that_is_made(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_the_lock_of_a_search_that_was_killed_can_be_told_from_one_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Optuna reads through the link how old it is, and would wait without end for one that points nowhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage.JournalFileSymlinkLock, "release", lambda _: None)  # as one that was killed
+    open_storage("logs/study.log")
+    link = tmp_path / "logs" / "study.log.lock"
+    assert link.is_symlink()
+    assert link.exists(), "the link points nowhere"
+
+
+def test_where_there_are_no_symbolic_links_another_storage_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    with pytest.raises(TuneError, match=r"not permitted.*symbolic link.*sqlite:///FILE"):
+        open_storage(str(tmp_path / "study.log"))
+
+
 def test_a_torn_last_line_is_dropped_and_the_rest_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "study.log"
     search(open_storage(str(path)), n_trials=4)
