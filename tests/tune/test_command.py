@@ -109,7 +109,7 @@ def test_another_start_trains_nothing_and_writes_the_same_report(
     [
         (["-n", "300"], "n_timesteps was 256, is 300"),
         (["--n-seeds", "3"], "seeds was"),
-        (["-params", "max_grad_norm:0.7"], "block: max_grad_norm was None, is 0.7"),
+        (["-params", "max_grad_norm:0.7"], "block: max_grad_norm was 0.5, is 0.7"),
         (["--algo", "a2c", "--study-name", "vpg_CartPole-v1"], "algo was 'vpg', is 'a2c'"),
         (["--env", "Acrobot-v1", "--study-name", "vpg_CartPole-v1"], "env was 'CartPole-v1', is 'Acrobot-v1'"),
     ],

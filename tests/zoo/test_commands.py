@@ -82,7 +82,7 @@ def test_tensorboard_runs_carry_the_name_of_the_algorithm(cartpole: TrainedRun) 
 def test_hyperparameters_come_from_our_file_and_params_override_them(cartpole: TrainedRun) -> None:
     config = config_of(cartpole.folder, "CartPole-v1")
     assert (config["n_steps"], config["gae_lambda"]) == (32, 0.5)
-    assert (config["n_envs"], config["max_grad_norm"]) == (8, None)
+    assert (config["n_envs"], config["normalize_advantage"]) == (8, False)
     assert Path("hyperparams", "vpg.yml").as_posix() in cartpole.printed
 
 
