@@ -128,7 +128,14 @@ def check_lambda_parameter(value: Any, name: str) -> LambdaRule:
     """
     rule = as_lambda_rule(value, name)
     if isinstance(rule, Scheduled):
-        check_schedule(value, name, *SCHEDULE_BOUNDS[name])
+        try:
+            check_schedule(value, name, *SCHEDULE_BOUNDS[name])
+        except ValueError as error:
+            if error.__cause__ is None:
+                raise
+            # The function itself failed, as one that expects a batch does
+            hint = "A rule that chooses lambda for each batch is an object with a method choose(batch)"
+            raise ValueError(f"{error}. {hint}") from error.__cause__
     return rule
 
 

@@ -11,8 +11,6 @@ from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 Schedule = Callable[[float], float]
 ScheduleLike = float | str | Schedule
 
-_A_RULE = ". A rule that chooses lambda for each batch is an object with a method choose(batch)"
-
 
 def as_schedule(value: ScheduleLike, name: str) -> Schedule:
     """Turn a number, a callable or a string into a function of the progress remaining (1 at the start, 0 at the end).
@@ -53,7 +51,7 @@ class _NamedSchedule:
         except (AttributeError, TypeError) as error:
             raise ValueError(
                 f"{self.name}: the schedule, a function of progress_remaining, which falls from 1 to 0, failed at "
-                f"{progress_remaining}: {error}{_A_RULE if 'lambda' in self.name else ''}"
+                f"{progress_remaining}: {error}"
             ) from error
         try:
             return float(number)

@@ -336,10 +336,7 @@ class VPG(SavingMixin):
         entry = get_estimator(self.estimator)
         q_values = None
         if self.baseline == "value":
-            with np.errstate(over="ignore", invalid="ignore"):  # found by the checks, and named by them
-                critic_pass(self.policy, buffer, bootstrap=self.truncation == "bootstrap")
-            buffer.check_estimates("values")
-            buffer.check_estimates("next_values")
+            critic_pass(self.policy, buffer, bootstrap=self.truncation == "bootstrap")
             if entry.needs_q:
                 q_values = q_pass(self.policy, buffer)
         else:
@@ -362,7 +359,7 @@ class VPG(SavingMixin):
     ) -> None:
         entry = get_estimator(self.estimator)
         with np.errstate(over="ignore", invalid="ignore"):
-            psi = entry.function(entry.view_of(trajectories), gamma=self.gamma, gae_lambda=gae_lambda)
+            psi = entry.function(entry.input_of(trajectories), gamma=self.gamma, gae_lambda=gae_lambda)
             self._check_psi(psi, buffer)
             buffer.advantages = psi - self._baseline_of(psi, trajectories)
             self._warn_if_nothing_is_left(psi, buffer)

@@ -320,7 +320,7 @@ class EstimatorEntry(NamedTuple):
     uses_lambda: bool = True
     """What it gives depends on ``gae_lambda``, so that a rule has something to choose."""
 
-    def view_of(self, trajectories: Trajectories) -> Trajectories:
+    def input_of(self, trajectories: Trajectories) -> Trajectories:
         """What the estimator is given: a copy for a user's, which may write into its arrays and not into the batch's.
 
         :param trajectories: of the batch

@@ -69,6 +69,16 @@ class DistributionActor:
         return actions.cpu().numpy().reshape(-1, *self.policy.action_space.shape)  # type: ignore[misc]
 
 
+def _actor_latent(policy: ActorCriticPolicy, observations: Observations) -> th.Tensor:
+    """What the actor's last layer is given, as SB3's ``get_distribution`` computes it.
+
+    Within ``no_grad`` and not ``inference_mode``: features extractors may keep statistics that training goes on with.
+    """
+    tensor: Any = obs_as_tensor(observations, policy.device)
+    features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
+    return policy.mlp_extractor.forward_actor(features)
+
+
 class TorchActor:
     """The policy's network in torch, whatever it is made of, with noise drawn once for many steps.
 
@@ -83,11 +93,8 @@ class TorchActor:
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
-        policy = self.policy
-        with th.no_grad():  # not inference_mode: features extractors may keep statistics that training goes on with
-            tensor: Any = obs_as_tensor(observations, policy.device)
-            features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
-            output = policy.action_net(policy.mlp_extractor.forward_actor(features))
+        with th.no_grad():
+            output = self.policy.action_net(_actor_latent(self.policy, observations))
         return self._sample(output.cpu().numpy())
 
 
@@ -104,16 +111,13 @@ class NoiseActor:
 
     def __call__(self, observations: Observations) -> Array:
         """See :class:`Actor`."""
-        policy = self.policy
         with th.no_grad():
-            tensor: Any = obs_as_tensor(observations, policy.device)
-            features = BasePolicy.extract_features(policy, tensor, policy.pi_features_extractor)
-            latent = policy.mlp_extractor.forward_actor(features)
-            actions = policy.action_net(latent) + self.distribution.get_noise(latent)
+            latent = _actor_latent(self.policy, observations)
+            actions = self.policy.action_net(latent) + self.distribution.get_noise(latent)
             if self.distribution.bijector is not None:
                 actions = self.distribution.bijector.forward(actions)
         drawn: Array = actions.cpu().numpy()
-        return drawn.reshape(-1, *policy.action_space.shape)  # type: ignore[misc]
+        return drawn.reshape(-1, *self.policy.action_space.shape)  # type: ignore[misc]
 
 
 class ForwardActor:

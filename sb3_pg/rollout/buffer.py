@@ -342,13 +342,13 @@ class TrajectoryBuffer(RolloutBuffer):
         :raises ValueError: naming the environment's index and the step
         """
         last, when = int(self.full), f"ended at timestep {num_timesteps}"
-        named = _named("observation", self.observations_with_last(self.pos + last))
+        named = named_parts("observation", self.observations_with_last(self.pos + last))
         named |= {"action": self.actions[: self.pos], "reward": self.rewards[: self.pos]}
         for name, array in named.items():
             for step, env_index, *rest in not_finite(array):
                 refuse(name, array[(step, env_index, *rest)], step, env_index, when)
         for step, env_index, observation in self.terminal_observations:
-            for name, array in _named("terminal observation", observation).items():
+            for name, array in named_parts("terminal observation", observation).items():
                 for where in not_finite(np.asarray(array)):
                     refuse(name, np.asarray(array)[tuple(where)], step, env_index, when)
 
@@ -361,7 +361,8 @@ def refuse(name: str, value: Any, step: int, env_index: int, when: str) -> None:
     )
 
 
-def _named(name: str, observations: Observations) -> dict[str, NDArray[Any]]:
+def named_parts(name: str, observations: Observations) -> dict[str, NDArray[Any]]:
+    """The arrays of observations, each with a name for messages: those of a Dict space by their keys, too."""
     if isinstance(observations, dict):
         return {f"{name} {key!r}": part for key, part in observations.items()}
     return {name: observations}

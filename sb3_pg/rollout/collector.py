@@ -21,7 +21,7 @@ from sb3_pg.faults import TrainingError, WrongShapeError, fits, not_finite_weigh
 from sb3_pg.numpy_critic import NumpyCritic, why_not_numpy_critic
 from sb3_pg.policies import QCriticMixin
 from sb3_pg.rollout.actors import Actor, ForwardActor, choose_actor, to_environment
-from sb3_pg.rollout.buffer import TerminalObservation, TrajectoryBuffer, not_finite, refuse
+from sb3_pg.rollout.buffer import TerminalObservation, TrajectoryBuffer, named_parts, not_finite, refuse
 from sb3_pg.rollout.observations import Observations, own, piece_slices, take_rows
 
 # A whole-episode batch waits for the end of every episode; one longer than this is taken for endless.
@@ -90,17 +90,36 @@ def collect(
     :return: False if the callback stopped the training
     :raises ValueError: on NaN or infinity in observations, actions or rewards
     """
-    policy = model.policy
     _begin(model, env, buffer, rule)
     callback.on_rollout_start()
-    _check_weights(policy)
+    _check_weights(model.policy)
+    actor = choose_actor(model.policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
+    shares = _Shares(rule, env.num_envs)
+    if not _step_until_complete(model, env, callback, buffer, actor, shares):
+        return False
+    buffer.has_step_values = isinstance(actor, ForwardActor)
+    _end(model, env, buffer, shares)
+    return True
+
+
+def _step_until_complete(
+    model: OnPolicyAlgorithm,
+    env: VecEnv,
+    callback: BaseCallback,
+    buffer: TrajectoryBuffer,
+    actor: Actor,
+    shares: _Shares,
+) -> bool:
+    """Act, step, tell the callback and keep the step, until every environment has given its share.
+
+    :return: False if the callback stopped the training
+    """
+    policy = model.policy
     normalized = unwrap_vec_normalize(env)
-    actor = choose_actor(policy, per_step_values, env.num_envs, rule.n_steps if rule.cuts_episodes else None)
     step_values = actor if isinstance(actor, ForwardActor) else None
     clip = to_environment(policy)
     scope: dict[str, Any] = {"self": model, "env": env, "callback": callback, "rollout_buffer": buffer}
-    scope["n_rollout_steps"] = rule.n_steps
-    shares = _Shares(rule, env.num_envs)
+    scope["n_rollout_steps"] = shares.rule.n_steps
     n_steps = 0
     while not shares.complete:
         if model.use_sde and model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
@@ -132,9 +151,6 @@ def collect(
             buffer.log_probs[n_steps] = step_values.log_probs.cpu().numpy()
         n_steps += 1
         shares.count(n_steps, dones)
-
-    buffer.has_step_values = step_values is not None
-    _end(model, env, buffer, cast(Observations, new_obs), shares)
     return True
 
 
@@ -166,11 +182,9 @@ def _begin(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, rule
         model.policy.reset_noise(env.num_envs)
 
 
-def _end(
-    model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, last_observations: Observations, shares: _Shares
-) -> None:
+def _end(model: OnPolicyAlgorithm, env: VecEnv, buffer: TrajectoryBuffer, shares: _Shares) -> None:
     """Close the batch, and refuse it where something in it is no number."""
-    buffer.close(last_observations, shares.valid())
+    buffer.close(cast(Observations, model._last_obs), shares.valid())
     buffer.check_finite(model.num_timesteps)
     _check_statistics(env, model.num_timesteps)
 
@@ -226,15 +240,11 @@ def _check_statistics(env: VecEnv, num_timesteps: int) -> None:
 
 def _check_before_normalizing(env: VecNormalize, step: int) -> None:
     """Refuse NaN and infinity before VecNormalize's running mean carries them into every environment."""
-    observations: Any = env.old_obs
-    if not (isinstance(observations, dict) or len(not_finite(observations)) or len(not_finite(env.old_reward))):
-        return
-    parts = observations if isinstance(observations, dict) else {"": observations}
-    named = {f"observation {key!r}" if key else "observation": (part, step + 1) for key, part in parts.items()}
-    for name, (array, at) in {**named, "reward": (env.old_reward, step)}.items():
-        wrong = not_finite(array)
-        if len(wrong):
-            refuse(name, array[tuple(wrong[0])], at, wrong[0][0], "before VecNormalize")
+    for kind, values, at in (("observation", env.old_obs, step + 1), ("reward", env.old_reward, step)):
+        for name, array in named_parts(kind, values).items():
+            wrong = not_finite(array)
+            if len(wrong):
+                refuse(name, array[tuple(wrong[0])], at, wrong[0][0], "before VecNormalize")
 
 
 def _has_episode(infos: list[dict[str, Any]]) -> bool:
@@ -290,6 +300,9 @@ class _Shares:
         return None if self.rule.cuts_episodes else np.stack(self._history)
 
 
+# What overflows is found by the checks, and named by them. BLAS may also raise the flag for "invalid" where all numbers
+# are finite, once in a great while: NumPy would warn of it.
+@np.errstate(over="ignore", invalid="ignore")
 def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstrap: bool) -> None:
     """Fill ``buffer.values`` and ``buffer.next_values`` with the critic's values, in one batch.
 
@@ -298,6 +311,7 @@ def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstra
     limit at a time.
 
     :param bootstrap: False to take a time limit for a terminal state
+    :raises TrainingError: where a value is no finite number
     """
     n_steps, n_envs = buffer.rewards.shape
     with th.no_grad():
@@ -319,6 +333,8 @@ def critic_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer, *, bootstra
                 _check_terminal_observations(buffer)
                 at_limits = predict_values(policy, _stack(observations, buffer))
             buffer.next_values[list(steps), list(env_indices)] = at_limits
+    buffer.check_estimates("values")
+    buffer.check_estimates("next_values")
 
 
 def q_pass(policy: ActorCriticPolicy, buffer: TrajectoryBuffer) -> Array:

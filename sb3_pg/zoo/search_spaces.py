@@ -29,8 +29,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 # Batches in environment steps, as powers of two: 128 to 4096 with a critic; 256 was best on CartPole-v1, Pendulum-v1.
 # Without one the gradient is noisier and a batch must hold several whole episodes: 512 to 8192.
 VPG_BATCH_POWS = (7, 12)
-CRITIC_BATCH_SIZES = [64, 256]
 REINFORCE_BATCH_POWS = (9, 13)
+# Minibatches of the critic
+CRITIC_BATCH_SIZES = [64, 256]
 # With fewer than 2**3 steps of each environment nothing is left for lambda to choose from.
 MIN_N_STEPS_POW = 3
 
@@ -231,7 +232,7 @@ def sample_reinforce_params(
     raw = _sample_common(trial, n_actions)
     raw["n_steps_pow"] = _sample_n_steps_pow(trial, n_envs, REINFORCE_BATCH_POWS)
     raw["estimator"] = trial.suggest_categorical("estimator", reinforce_estimators())
-    raw["baseline"] = trial.suggest_categorical("baseline", list(critic_free()))
+    raw["baseline"] = trial.suggest_categorical("baseline", critic_free())
     return convert_reinforce_params(raw)
 
 
@@ -242,6 +243,14 @@ class _AllLambdas:
         self._trial = trial
 
     def suggest_float(self, name: str, low: float, high: float, **kwargs: Any) -> float:
+        """
+        Suggest a number, as the trial does; of 1 - lambda from all of VPG's range.
+
+        :param name: the parameter's
+        :param low: smallest value that RL Zoo asks for
+        :param high: largest
+        :param kwargs: of :meth:`optuna.Trial.suggest_float`
+        """
         if name == "one_minus_gae_lambda":
             low, high = ONE_MINUS_LAMBDA
         return self._trial.suggest_float(name, low, high, **kwargs)

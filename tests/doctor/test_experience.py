@@ -191,6 +191,15 @@ def test_a_policy_without_a_linear_last_layer_is_refused() -> None:
         gathered(model)
 
 
+def test_a_critic_whose_values_overflow_is_refused() -> None:
+    model = tiny(policy_kwargs=dict(net_arch=[]))
+    with th.no_grad():
+        model.policy.value_net.weight.fill_(3e38)
+        model.policy.value_net.bias.fill_(3e38)
+    with pytest.raises(ValueError, match=r"values of environment \d hold -?(inf|nan) at step \d+ of the rollout"):
+        gathered(model)
+
+
 def test_the_lambda_in_use_is_the_schedules_last() -> None:
     model = tiny(gae_lambda="lin_0.9_0.5", n_steps=8)
     assert lambda_in_use(model) == 0.9
