@@ -23,7 +23,6 @@ from sb3_pg.advantage.gae_lambda import (
 )
 from sb3_pg.gradient.per_episode import Factors, gradients_from_factors, output_layer, split_episodes
 from sb3_pg.gradient.statistics import moments
-from sb3_pg.hoof import batch_log_probs
 from sb3_pg.rollout.buffer import Samples, TrajectoryBuffer
 from sb3_pg.rollout.tunable_buffer import TunableBuffer
 from sb3_pg.schedules import ScheduleLike, as_schedule
@@ -201,7 +200,7 @@ def lambda_batch(
         gamma=model.gamma,
         progress_remaining=model._current_progress_remaining,
         gradient_products=products,
-        log_probs=lambda: batch_log_probs(model.policy, samples()).cpu().numpy(),
+        log_probs=lambda: buffer.log_probs[trajectories.valid],
         log_probs_after=after,
         record=rules.log.__setitem__,
     )

@@ -690,8 +690,16 @@ def test_a_network_of_the_users_is_used() -> None:
     assert not same(before, weights(model))
 
 
-@pytest.mark.parametrize("kwargs", [dict(policy_loss="clipped"), dict(policy_loss="importance"), dict(target_kl=1.0)])
-def test_the_old_policy_is_the_one_that_acted_without_dropout(
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(policy_loss="clipped"),
+        dict(policy_loss="importance"),
+        dict(target_kl=1.0),
+        dict(policy_loss="clipped", gae_lambda="hoof"),
+    ],
+)
+def test_the_old_policy_is_the_one_that_acted_without_dropout_and_is_asked_once(
     kwargs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In training mode it would be another random policy, and no ratio would begin at one."""
