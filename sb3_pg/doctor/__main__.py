@@ -12,6 +12,8 @@ ends with status 1 when it finds one.
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -92,6 +94,7 @@ def _examine_run(args: argparse.Namespace) -> None:
     args.env_kwargs = read_pairs("--env-kwargs", args.env_kwargs)
     run = load_run(args)
     try:
+        folder = _make_folder(args.output or run.folder / "doctor")
         check_policy(run.model)
         training = describe_training(run.model, f"{args.algo} on {args.env}", run.n_envs, args.gae_lambda)
         print(f"Examining {run.path}")
@@ -100,8 +103,19 @@ def _examine_run(args: argparse.Namespace) -> None:
         run.model.get_env().close()
     advice = advise(diagnosis)
     _print(advice)
-    for path in write_page(diagnosis, advice, args.output or run.folder / "doctor"):
+    for path in write_page(diagnosis, advice, folder):
         print(path)
+
+
+def _make_folder(folder: Path) -> Path:
+    """Make the folder of the page before there is anything to lose."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}); -o names another folder") from error
+    return folder
 
 
 def _print(advice: list[Finding]) -> None:
@@ -115,9 +129,9 @@ def _examine_rollout(args: argparse.Namespace) -> int:
     from sb3_pg.doctor.page import write_rollout_page
 
     rollout = read_rollout(args.rollout)
+    folder = _make_folder(args.output or args.rollout.with_name(f"{args.rollout.stem}_doctor"))
     advice = [finding.advice for finding in examine(rollout)]
     _print(advice)
-    folder = args.output or args.rollout.with_name(f"{args.rollout.stem}_doctor")
     for path in write_rollout_page(rollout, advice, args.rollout.name, folder):
         print(path)
     return int(any(each.level == "bad" for each in advice))

@@ -29,6 +29,7 @@ from sb3_pg.tune.final import Standing, candidates_of, ranking, run_finals
 from sb3_pg.tune.progress import Progress
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
 from sb3_pg.tune.report import write_report
+from sb3_pg.tune.scores import say_interval
 from sb3_pg.tune.search import Rules, Search
 from sb3_pg.tune.space import GridSpace, Space, ZooSpace, read_grid, searched_among, signature_of
 from sb3_pg.tune.storage import Lease, from_any_folder, open_storage, without_password
@@ -289,9 +290,9 @@ def finish(plan: Plan, record: StudyRecord, standings: Sequence[Standing]) -> in
         write_whole(plan.folder / "winner.yml", winner)
     page = write_report(record, plan.experiment, plan.rules, standings, winner, plan.folder)
     for rank, standing in enumerate(standings, 1):
-        low, high = standing.interval
+        interval = say_interval(standing.interval, " [{:.6g}, {:.6g}]", "")
         diverged = f", {standing.n_diverged} diverged" if standing.n_diverged else ""
-        print(f"{rank}. {standing.candidate.title}: IQM {standing.iqm:.6g} [{low:.6g}, {high:.6g}] on "
+        print(f"{rank}. {standing.candidate.title}: IQM {standing.iqm:.6g}{interval} on "
               f"{len(standing.results)} fresh seeds{diverged}")  # fmt: skip
     if standings and standings[0].candidate.name == BLOCK_CANDIDATE:
         print("No trial was better on fresh seeds than the block that is there already.")

@@ -65,8 +65,8 @@ class Standing:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95 % bootstrap interval."""
-        return bootstrap_interval(self.scores) if self.scores else (float("nan"), float("nan"))
+        """Its 95 % bootstrap interval; NaN for fewer than two scores."""
+        return bootstrap_interval(self.scores)
 
     @property
     def order(self) -> tuple[float, ...]:

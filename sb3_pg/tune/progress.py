@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sb3_pg.tune.experiment import SeedResult, SeedTask
 from sb3_pg.tune.record import StudyRecord
-from sb3_pg.tune.scores import bootstrap_interval
+from sb3_pg.tune.scores import bootstrap_interval, say_interval
 from sb3_pg.tune.search import Listener, Rules, best_trials
 
 SelfLive = TypeVar("SelfLive", bound="LiveConsole")
@@ -113,8 +113,8 @@ class Progress(LiveConsole, Listener):
         best = best_trials(self._record.trials, 1)
         if not best:
             return "none yet"
-        low, high = bootstrap_interval(self._scores(best[0].number))
-        return f"{best[0].value:.6g} [{low:.6g}, {high:.6g}] (trial {best[0].number})"
+        interval = say_interval(bootstrap_interval(self._scores(best[0].number)), " [{:.6g}, {:.6g}]", "")
+        return f"{best[0].value:.6g}{interval} (trial {best[0].number})"
 
     def _scores(self, number: int) -> list[float]:
         return self._rules.scores(self._record.results(number))
@@ -152,8 +152,8 @@ class Progress(LiveConsole, Listener):
             table.add_column(column, justify="right")
         for trial in best_trials(self._record.trials, N_SHOWN):
             scores = self._scores(trial.number)
-            low, high = bootstrap_interval(scores)
-            table.add_row(str(trial.number), f"{trial.value:.6g}", f"{low:.6g} to {high:.6g}", str(len(scores)))
+            interval = say_interval(bootstrap_interval(scores))
+            table.add_row(str(trial.number), f"{trial.value:.6g}", interval, str(len(scores)))
         running = [trial.number for trial in self._record.trials if trial.state is TrialState.RUNNING]
         n_seeds = len(self._rules.seeds)
         for number in running[:N_SHOWN_RUNNING]:

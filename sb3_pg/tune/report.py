@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _curve_rows(record: StudyRecord, experiment: Experiment, standings: Sequence
 
 
 def _standing_row(rank: int, standing: Standing) -> dict[str, Any]:
-    low, high = standing.interval
+    low, high = (None if math.isnan(end) else end for end in standing.interval)
     return {
         "rank": rank,
         "candidate": standing.candidate.title,

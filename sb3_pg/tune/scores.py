@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,16 +44,29 @@ def bootstrap_interval(
 
     With few seeds it is too narrow rather than too wide: it knows only the values that it was given.
 
-    :param values: at least one
+    :param values: of one seed each
     :param level: how often such intervals are to contain the true value
     :param n_resamples: number of samples with replacement
     :param seed: of the resampling, so that the same values have the same interval
-    :return: lower and upper end
+    :return: lower and upper end; NaN for fewer than two values, which say nothing of other seeds
     """
+    if len(values) < 2:
+        return math.nan, math.nan
     array = np.asarray(values, dtype=float)
     drawn = np.random.default_rng(seed).choice(array, size=(n_resamples, len(array)))
     low, high = np.quantile(mean_of_middle_half(drawn), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def say_interval(interval: tuple[float, float], form: str = "{:.6g} to {:.6g}", none: str = "none") -> str:
+    """
+    Write an interval.
+
+    :param interval: lower and upper end
+    :param form: with places for both
+    :param none: what to say where there is no interval
+    """
+    return none if math.isnan(interval[0]) else form.format(*interval)
 
 
 def mean_of_middle_half(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.final import Standing
 from sb3_pg.tune.packages import version_of
 from sb3_pg.tune.record import StudyRecord
+from sb3_pg.tune.scores import say_interval
 from sb3_pg.tune.search import Rules
 
 
@@ -75,9 +76,8 @@ def provenance(
     if best.candidate.value is not None:
         parts.append(f"In the search its IQM was {best.candidate.value:.6g}.")
     if best.scores:
-        low, high = best.interval
         seeds = ", ".join(str(result.seed) for result in best.results)
-        parts.append(f"On fresh seeds {seeds}: IQM {best.iqm:.6g}, 95% interval {low:.6g} to {high:.6g}.")
+        parts.append(f"On fresh seeds {seeds}: IQM {best.iqm:.6g}, 95% interval {say_interval(best.interval)}.")
     others = [other for other in standings[1:] if other.scores]
     if others:
         named = "; ".join(f"{other.candidate.title} {other.iqm:.6g}" for other in others)

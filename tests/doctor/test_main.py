@@ -234,6 +234,26 @@ def test_a_mistake_ends_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "out" / "doctor.html").is_file()
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_played(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_rollout(tmp_path / "mine.npz", lambda advantages: advantages)
+    (tmp_path / "taken").touch()
+    hint = "; -o names another folder"
+    for arguments in (
+        ["--rollout", str(tmp_path / "mine.npz")],
+        ["--algo", "vpg", "--env", ENV, "-f", str(logs)],
+    ):
+        said = error_of(capsys, [*arguments, "-o", str(tmp_path / "taken")])
+        assert "taken cannot be written to (File exists)" in said
+        assert hint in said
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert f"out cannot be written to (Permission denied){hint}" in error_of(
+        capsys, [*arguments, "-o", str(tmp_path / "out")]
+    )
+    assert "Examining" not in capsys.readouterr().out
+
+
 def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "none.npz: there is no such file" in error_of(capsys, ["--rollout", str(tmp_path / "none.npz")])
     np.savez(tmp_path / "mine.npz", rewards=np.zeros(20), dones=np.zeros(20), value=np.zeros(20))

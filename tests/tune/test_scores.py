@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
-from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, score_of
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, say_interval, score_of
 
 
 def test_the_score_is_the_mean_of_the_last_evaluations_or_of_all() -> None:
@@ -34,8 +34,13 @@ def test_the_interval_contains_the_true_mean_about_as_often_as_it_says() -> None
     assert 0.87 <= hits / 300 <= 0.99
 
 
-def test_the_interval_of_one_value_is_that_value_and_it_is_always_the_same() -> None:
-    assert bootstrap_interval([3.0]) == (3.0, 3.0)
+def test_one_value_has_no_interval() -> None:
+    assert say_interval(bootstrap_interval([3.0])) == say_interval(bootstrap_interval([])) == "none"
+    assert say_interval(bootstrap_interval([3.0]), "[{}, {}]", "") == ""
+    assert say_interval((2.0, 4.5)) == "2 to 4.5"
+
+
+def test_the_interval_is_always_the_same() -> None:
     assert bootstrap_interval([1.0, 2.0, 4.0, 8.0]) == bootstrap_interval([1.0, 2.0, 4.0, 8.0])
     low, high = bootstrap_interval([1.0, 2.0, 4.0, 8.0])
     assert 1 <= low < interquartile_mean([1.0, 2.0, 4.0, 8.0]) < high <= 8
