@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_pg.files import write_whole
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,23 +90,20 @@ def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int
     return {seed: known[seed] for seed in seeds}
 
 
-def row(case: Case, results: dict[int, float]) -> str:
+def row(case: Case, results: dict[int, float]) -> list[str]:
     """One line of the table."""
     values = list(results.values())
     mean, (low, high) = interquartile_mean(values), bootstrap_interval(values)
     digits = 3 if case.bar < 1 else 1
-    return (
-        f"| {case.algo} | {case.env} | {case.n_timesteps:,} | {case.measure} | {mean:.{digits}f} "
-        f"| {low:.{digits}f} to {high:.{digits}f} | {min(values):.{digits}f} | {len(values)} | {case.bar:g} |"
-    )
+    reached = [f"{mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}", f"{min(values):.{digits}f}"]
+    return [case.algo, case.env, f"{case.n_timesteps:,}", case.measure, *reached, str(len(values)), f"{case.bar:g}"]
 
 
-def table(rows: list[str], n_seeds: int) -> str:
+def table(rows: list[list[str]], n_seeds: int) -> str:
     """The table with its heading and the commands behind it."""
+    measured = ["final evaluation", "IQM", "95 % interval", "worst seed"]
     lines = [
-        "| algorithm | environment | steps | final evaluation | IQM | 95 % interval | worst seed | seeds | goal |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *rows,
+        markdown_table(["algorithm", "environment", "steps", *measured, "seeds", "goal"], rows),
         "",
         f"Deterministic policy at the end of training. IQM: interquartile mean over seeds 1 to {n_seeds}, all of",
         "which are in `results/learning/`. Printed by `python zoo_scripts/check_learning.py`; for each seed S it runs",

@@ -20,7 +20,7 @@ import yaml
 
 from sb3_pg.files import write_whole
 from sb3_pg.launch import LocalProcesses, Outcome, run_all
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.command import Plan, plan_of
 from sb3_pg.tune.experiment import Block, SeedResult, SeedTask
@@ -128,11 +128,11 @@ def compare(first: Sequence[optuna.trial.FrozenTrial], second: Sequence[optuna.t
 
 def table(plan: Plan, scores: Mapping[str, Mapping[int, float]], n_same: int) -> str:
     """The page's table."""
-    lines = ["| hyperparameters | IQM | 95 % interval | lowest seed |", "|---|---|---|---|"]
+    rows = []
     values = {title: [seeds[seed] for seed in plan.fresh_seeds] for title, seeds in scores.items()}
     for title, mine in values.items():
         low, high = bootstrap_interval(mine)
-        lines.append(f"| {title} | {interquartile_mean(mine):.0f} | {low:.0f} to {high:.0f} | {min(mine):.0f} |")
+        rows.append([title, f"{interquartile_mean(mine):.0f}", f"{low:.0f} to {high:.0f}", f"{min(mine):.0f}"])
     best = next(title for title in values if title.startswith("trial"))
     seeds = np.random.default_rng(0).integers(len(plan.fresh_seeds), size=(4000, len(plan.fresh_seeds)))
     gains = [
@@ -141,7 +141,8 @@ def table(plan: Plan, scores: Mapping[str, Mapping[int, float]], n_same: int) ->
     ]
     low, high = np.quantile(gains, [0.025, 0.975])
     gain = interquartile_mean(values[best]) - interquartile_mean(values[DEFAULT])
-    lines += [
+    lines = [
+        markdown_table(["hyperparameters", "IQM", "95 % interval", "lowest seed"], rows),
         "",
         f"Return on {len(plan.fresh_seeds)} fresh seeds ({', '.join(map(str, plan.fresh_seeds))}) after "
         f"{plan.experiment.n_timesteps} steps, mean of the last {plan.rules.last_k} evaluations. "

@@ -34,7 +34,7 @@ from sb3_pg.doctor.advice import recommended_lambda
 from sb3_pg.doctor.diagnosis import diagnose
 from sb3_pg.doctor.experience import describe_training, gather
 from sb3_pg.files import write_whole
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.study.results import RunResult, RunSettings, path_of, read_results
 from sb3_pg.tune.blocks import BlockManager, prepare, silence
 from sb3_pg.tune.experiment import Experiment
@@ -126,10 +126,8 @@ def ask_all(folder: Path, envs: Iterable[str], seeds: Iterable[int], n_batches: 
 def table(folder: Path, envs: Iterable[str]) -> str:
     """The doctor's lambdas beside the best of the sweep."""
     answers = read_answers(folder / "doctor.jsonl")
-    lines = [
-        "| environment | best fixed λ | area | doctor's λ (seeds) | area | of the best | cost |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heading = ["environment", "best fixed λ", "area", "doctor's λ (seeds)", "area", "of the best", "cost"]
+    rows = []
     n_good = n_envs = 0
     for env in envs:
         found, own = sweep(folder, env), [answer for answer in answers if answer["env"] == env]
@@ -146,11 +144,11 @@ def table(folder: Path, envs: Iterable[str]) -> str:
         cost = np.mean([answer["steps"] for answer in own]) / sum(
             each.settings.n_timesteps for results in found.values() for each in [results[seeds[0]]]
         )
-        lines.append(f"| {env} | {best} | {areas[best]:.4g} | {named} | {chosen:.4g} | {share:.0%} | {cost:.1%} |")
+        rows.append([env, best, f"{areas[best]:.4g}", named, f"{chosen:.4g}", f"{share:.0%}", f"{cost:.1%}"])
     if not n_envs:
         raise ValueError(f"{folder} holds no environment with a sweep and the doctor's answers; run without --report")
     return "\n".join([
-        *lines,
+        markdown_table(heading, rows),
         "",
         f"Within 5 % of the best fixed λ on {n_good} of {n_envs} environments. Area: mean return over training, of the",
         "seeds that all fixed λ have. The best fixed λ is the highest of several noisy numbers, known in hindsight.",

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from sb3_pg import VPG
 from sb3_pg.gradient.callbacks import batch_statistics, read_batch
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 N_ENVS, N_STEPS = 8, 256
@@ -71,24 +71,22 @@ def tables(results: dict[str, dict[str, float]]) -> tuple[str, str]:
 
     Shares are those of collecting and updating together, without all of these.
     """
-    of_the_callback = [
-        "| milliseconds | collecting 2048 steps | update | last layer | all layers | every tenth update, last / all |",
-        "|---|---|---|---|---|---|",
-    ]
-    of_rules = [
-        "| milliseconds | collecting 2048 steps | update | `auto` adds | share | `hoof` adds | share |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heading = ["milliseconds", "collecting 2048 steps", "update"]
+    of_the_callback, of_rules = [], []
     for env_id, ms in results.items():
         added = ms["auto"] - ms["0.97"]
         collecting = ms["collecting"] - added
         whole = collecting + ms["update"]
         shares = " / ".join(f"{10 * ms[name] / whole:.1f} %" for name in ("last layer", "all layers"))
-        first = f"| {env_id} | {collecting:.1f} | {ms['update']:.1f} |"
-        of_the_callback.append(f"{first} {ms['last layer']:.1f} | {ms['all layers']:.1f} | {shares} |")
+        first = [env_id, f"{collecting:.1f}", f"{ms['update']:.1f}"]
+        of_the_callback.append([*first, f"{ms['last layer']:.1f}", f"{ms['all layers']:.1f}", shares])
         extra = (added, ms["hoof"] - ms["0.97"])
-        of_rules.append(f"{first} {' | '.join(f'{each:.1f} | {100 * each / whole:.1f} %' for each in extra)} |")
-    return "\n".join(of_the_callback), "\n".join(of_rules)
+        auto, hoof = ([f"{each:.1f}", f"{100 * each / whole:.1f} %"] for each in extra)
+        of_rules.append([*first, *auto, *hoof])
+    return (
+        markdown_table([*heading, "last layer", "all layers", "every tenth update, last / all"], of_the_callback),
+        markdown_table([*heading, "`auto` adds", "share", "`hoof` adds", "share"], of_rules),
+    )
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from sb3_pg.advantage.gae_lambda import GradientAgreement, GradientProducts
 from sb3_pg.drawing import look, new_figure, style, to_png
 from sb3_pg.files import write_whole
 from sb3_pg.gradient.statistics import moments
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZES, DEFAULTS, N_SEEDS, N_UPDATES = (4, 16, 64), (0.97, 0.8, 1.0), 6, 41
@@ -91,7 +91,7 @@ def judge(problem: str, critic: str, n: int, **parameters: Any) -> Judged:
     )
 
 
-def row(name: str, found: list[Judged]) -> str:
+def row(name: str, found: list[Judged]) -> list[str]:
     """A row of the table."""
     cells = [name, str(len(found)), f"{np.median([each.best for each in found]):g}"]
     cells.append(f"{np.median(np.concatenate([each.chosen for each in found])):g}")
@@ -99,20 +99,19 @@ def row(name: str, found: list[Judged]) -> str:
         shares = np.concatenate([each.shares[number] for each in found])
         stayed = np.mean([each.stayed[number] for each in found])
         cells.append(f"{stayed:.2f} → **{shares.mean():.2f}** ({shares.min():.2f})")
-    return f"| {' | '.join(cells)} |"
+    return cells
 
 
 def table(found: list[Judged], batches: float) -> str:
     """What the rule comes to, by critic, where there is something to be measured, and where there is not."""
-    heads = ["critic", "cells", "best λ", "chosen", *(f"from {default:g}" for default in DEFAULTS)]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    heading = ["critic", "cells", "best λ", "chosen", *(f"from {default:g}" for default in DEFAULTS)]
     clear = [each for each in found if each.reference >= MEASURABLE]
     weak = [each for each in found if each.reference < MEASURABLE]
-    lines += [row(critic, [each for each in clear if each.critic == critic]) for critic in CRITICS]
-    lines += [row("all of these", clear), row("weak signal", weak)]
+    rows = [row(critic, [each for each in clear if each.critic == critic]) for critic in CRITICS]
+    rows += [row("all of these", clear), row("weak signal", weak)]
     harm = np.concatenate([np.ravel(each.shares - each.stayed[:, None]) for each in found])
     return "\n".join([
-        *lines,
+        markdown_table(heading, rows),
         "",
         f"A cell is a problem ({len(HELD_OUT)}), a critic and a size of batch ({', '.join(map(str, SIZES))} episodes),",
         f"with {N_SEEDS} seeds. Best and chosen λ are medians. The last columns are true cosines of the mean gradient",

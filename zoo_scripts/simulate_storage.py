@@ -22,7 +22,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from simulate_tuning import EXPERIMENT, PlantedSpace
 from storage_servers import IN_MEMORY, NotInstalledError, grpc_proxy, postgresql
 
 from sb3_pg.launch import InThisProcess
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.tune.experiment import SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.record import StudyRecord
 from sb3_pg.tune.search import Listener, Rules, Search
@@ -263,14 +263,14 @@ def operations() -> str:
 
     start = Counter(usual.calls)
     study.optimize(objective, n_trials=20)
-    lines = ["| a trial of 5 seeds and 12 parameters | writes | reads |", "|---|---|---|"]
+    rows = []
     for title, calls in (
         ("sb3_pg.tune", ours.calls - before),
         ("Optuna in each worker (`study.optimize`, reports, WilcoxonPruner)", usual.calls - start),
     ):
         writes = sum(count for name, count in calls.items() if name.startswith(("create", "set")))
-        lines.append(f"| {title} | {writes / 20:.0f} | {(sum(calls.values()) - writes) / 20:.0f} |")
-    return "\n".join(lines)
+        rows.append([title, f"{writes / 20:.0f}", f"{(sum(calls.values()) - writes) / 20:.0f}"])
+    return markdown_table(["a trial of 5 seeds and 12 parameters", "writes", "reads"], rows)
 
 
 def measure(
@@ -341,17 +341,13 @@ def simulate(cost: Cost, n_workers: int, window: int, sampler: str, n_trials: in
 
 def measured_table(costs: Mapping[str, Cost], own: float) -> str:
     """Milliseconds of each storage, and the workers at which the search is busy all the time."""
-    lines = [
-        "| storage | ms a call | ms a training | workers that it can serve: trainings of 1 min | of 10 min |",
-        "|---|---|---|---|---|",
-    ]
+    heading = ["storage", "ms a call", "ms a training", "workers that it can serve: trainings of 1 min", "of 10 min"]
+    rows = []
     for name, cost in costs.items():
         most = 1000 * MINUTE / (cost.of_a_training + own)
-        lines.append(
-            f"| {name} | {1000 * cost.call:.1f} | {cost.of_a_training:.1f} | {round_down(most):,} "
-            f"| {round_down(10 * most):,} |"
-        )
-    return "\n".join(lines)
+        milliseconds = [f"{1000 * cost.call:.1f}", f"{cost.of_a_training:.1f}"]
+        rows.append([name, *milliseconds, f"{round_down(most):,}", f"{round_down(10 * most):,}"])
+    return markdown_table(heading, rows)
 
 
 def round_down(number: float) -> int:
@@ -360,32 +356,34 @@ def round_down(number: float) -> int:
     return int(number) // step * step
 
 
+def show(row: Iterable[str]) -> None:
+    """Print a row as soon as it is known: the whole table takes minutes."""
+    print(f"| {' | '.join(row)} |", file=sys.stderr)
+
+
 def simulated_table(costs: Mapping[str, Cost], workers: list[int]) -> str:
     """Share of the workers' time that is training, for each storage."""
-    lines = ["| storage | " + " | ".join(f"{n:,} workers" for n in workers) + " |", "|---" * (len(workers) + 1) + "|"]
+    rows = []
     for name in ("journal file", "PostgreSQL", "gRPC proxy of PostgreSQL"):
         if name in costs:
             found = [simulate(costs[name], n, 2 * n, "random", 3 * n) for n in workers]
-            lines.append(f"| {name} | " + " | ".join(f"{one.share:.0%}" for one in found) + " |")
-            print(lines[-1], file=sys.stderr)
-    return "\n".join(lines)
+            rows.append([name, *(f"{one.share:.0%}" for one in found)])
+            show(rows[-1])
+    return markdown_table(["storage", *(f"{n:,} workers" for n in workers)], rows)
 
 
 def rules_table(cost: Cost) -> str:
     """What the window and the sampler cost, with one storage."""
-    lines = [
-        "| workers | window | trials | sampler | ms a training | workers' time that is training |",
-        "|---|---|---|---|---|---|",
-    ]
+    heading = ["workers", "window", "trials", "sampler", "ms a training", "workers' time that is training"]
+    rows = []
     cases = [(100, window, "random") for window in (100, 150, 200, 400)] + [(n, 2 * n, "tpe") for n in (20, 100, 300)]
     for n_workers, window, sampler in cases:
         n_trials = 3 * n_workers if sampler == "tpe" else 1000
         found = simulate(cost, n_workers, window, sampler, n_trials)
-        lines.append(
-            f"| {n_workers} | {window} | {n_trials} | {sampler} | {found.milliseconds:.1f} | {found.share:.0%} |"
-        )
-        print(lines[-1], file=sys.stderr)
-    return "\n".join(lines)
+        numbers = [str(n_workers), str(window), str(n_trials)]
+        rows.append([*numbers, sampler, f"{found.milliseconds:.1f}", f"{found.share:.0%}"])
+        show(rows[-1])
+    return markdown_table(heading, rows)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ import optuna
 
 from sb3_pg.files import write_whole
 from sb3_pg.launch import InThisProcess, LocalProcesses, Outcome, run_all
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.final import candidates_of, ranking, run_finals
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
@@ -224,35 +224,27 @@ def mean_and_interval(values: Sequence[float] | np.ndarray) -> str:
 
 def table(results: Mapping[tuple[str, Strategy], list[Found]], terrain: str) -> str:
     """What the strategies choose."""
-    lines = [
-        f"| {terrain}: search | trials | chosen: true value | worst tenth | points that are better | believed value |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (where, strategy), rows in results.items():
+    heading = ["trials", "chosen: true value", "worst tenth", "points that are better", "believed value"]
+    rows = []
+    for (where, strategy), found in results.items():
         if where == terrain:
-            true, believed, better, trials = (np.array(column) for column in zip(*rows, strict=True))
-            lines.append(
-                f"| {strategy.title} | {trials.mean():.0f} | {mean_and_interval(true)} | {np.quantile(true, 0.1):.0f} "
-                f"| {better.mean():.1%} | {believed.mean():.0f} |"
-            )
-    return "\n".join(lines)
+            true, believed, better, trials = (np.array(column) for column in zip(*found, strict=True))
+            row = [strategy.title, f"{trials.mean():.0f}", mean_and_interval(true), f"{np.quantile(true, 0.1):.0f}"]
+            rows.append([*row, f"{better.mean():.1%}", f"{believed.mean():.0f}"])
+    return markdown_table([f"{terrain}: search", *heading], rows)
 
 
 def comparisons(results: Mapping[tuple[str, Strategy], list[Found]]) -> str:
     """Several seeds against one, search by search."""
-    lines = [
-        "| terrain | several seeds | one seed | true value: difference | better in | worse in |",
-        "|---|---|---|---|---|---|",
-    ]
+    heading = ["terrain", "several seeds", "one seed", "true value: difference", "better in", "worse in"]
+    rows = []
     for terrain in TERRAINS:
         for many, one in ((SEARCH, ZOO), (DEFAULT, ZOO), (DEFAULT, ONE_SEED)):
             pairs = zip(results[terrain, many], results[terrain, one], strict=True)
             gains = np.array([mine.true - theirs.true for mine, theirs in pairs])
-            lines.append(
-                f"| {terrain} | {many.title} | {one.title} | {mean_and_interval(gains)} "
-                f"| {np.mean(gains > 0):.0%} | {np.mean(gains < 0):.0%} |"
-            )
-    return "\n".join(lines)
+            shares = [f"{np.mean(gains > 0):.0%}", f"{np.mean(gains < 0):.0%}"]
+            rows.append([terrain, many.title, one.title, mean_and_interval(gains), *shares])
+    return markdown_table(heading, rows)
 
 
 def key_of(task: Task) -> Key:

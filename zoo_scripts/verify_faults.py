@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_pg.files import write_whole
-from sb3_pg.pages import put_between_marks
+from sb3_pg.pages import markdown_table, put_between_marks
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -68,35 +68,39 @@ def run_kills(times: int, seed: int) -> list[dict[str, Any]]:
 
 
 def cell(text: str) -> str:
-    """Text as a cell of a table."""
-    return text.replace("|", "\\|").replace("\n", "<br>")
+    """Text as a cell of a table, which has to stay on one line; :func:`markdown_table` escapes its bars."""
+    return text.replace("\n", "<br>")
 
 
 def table(results: Results, kills: list[dict[str, Any]]) -> str:
     """The table of the page."""
-    lines = ["| fault | what the user sees | what is left | lost |", "|---|---|---|---|"]
+    rows = []
     for kind in faults.SCENARIOS:
-        lines.append(f"| **{kind}** | | | |")
+        rows.append([f"**{kind}**", "", "", ""])
         for name, result in results.items():
             if result["kind"] == kind:
-                seen = "<br>".join(f"`{cell(line)}`" for line in result["seen"].splitlines())
-                lines.append(f"| {name} | {seen} | {cell(result['outcome'])} | {cell(result['lost'])} |")
-    return "\n".join([*lines, *([kill_row(kills)] if kills else [])])
+                seen = "<br>".join(f"`{line}`" for line in result["seen"].splitlines())
+                rows.append([name, seen, cell(result["outcome"]), cell(result["lost"])])
+    if kills:
+        rows.append(kill_row(kills))
+    return markdown_table(["fault", "what the user sees", "what is left", "lost"], rows)
 
 
-def kill_row(kills: list[dict[str, Any]]) -> str:
+def kill_row(kills: list[dict[str, Any]]) -> list[str]:
     """What so many kills did."""
     lost, remains = [kill["lost"] for kill in kills], sum(kill["remains"] for kill in kills)
     amid = ", ".join(f"{count} amid {what}" for what, count in Counter(kill["amid"] for kill in kills).most_common())
     statistics, evaluations = (sum(kill[name] for kill in kills) for name in ("statistics", "evaluations"))
-    return (
-        f"| kill -9 at {len(kills)} random moments of a run with a checkpoint every {faults.CHECKPOINT_EVERY} steps "
-        f"({amid}) | `Killed` (exit status 137) | {len(kills)} times the latest checkpoint loads, and training goes on "
-        "from it; the model that is written over and over loads, too. SB3's file of `VecNormalize`'s statistics beside "
-        f"the checkpoint was whole {statistics} times, its `evaluations.npz` {evaluations} times | at most {max(lost)} "
-        f"steps, {np.mean(lost):.0f} in the mean; {remains} hidden `.NAME.PID.unfinished` files stay, which nothing "
-        "reads |"
-    )
+    return [
+        f"kill -9 at {len(kills)} random moments of a run with a checkpoint every {faults.CHECKPOINT_EVERY} steps "
+        f"({amid})",
+        "`Killed` (exit status 137)",
+        f"{len(kills)} times the latest checkpoint loads, and training goes on from it; the model that is written over "
+        "and over loads, too. SB3's file of `VecNormalize`'s statistics beside the checkpoint was whole "
+        f"{statistics} times, its `evaluations.npz` {evaluations} times",
+        f"at most {max(lost)} steps, {np.mean(lost):.0f} in the mean; {remains} hidden `.NAME.PID.unfinished` files "
+        "stay, which nothing reads",
+    ]
 
 
 def main() -> int:
