@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sb3_pg.files import write_whole
 from sb3_pg.pages import markdown_table, put_between_marks
-from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, say_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "learning"
@@ -93,9 +93,9 @@ def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int
 def row(case: Case, results: dict[int, float]) -> list[str]:
     """One line of the table."""
     values = list(results.values())
-    mean, (low, high) = interquartile_mean(values), bootstrap_interval(values)
-    digits = 3 if case.bar < 1 else 1
-    reached = [f"{mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}", f"{min(values):.{digits}f}"]
+    number = "{:.3f}" if case.bar < 1 else "{:.1f}"
+    interval = say_interval(bootstrap_interval(values), f"{number} to {number}")
+    reached = [number.format(interquartile_mean(values)), interval, number.format(min(values))]
     return [case.algo, case.env, f"{case.n_timesteps:,}", case.measure, *reached, str(len(values)), f"{case.bar:g}"]
 
 

@@ -72,6 +72,11 @@ def cell(text: str) -> str:
     return text.replace("\n", "<br>")
 
 
+def code(line: str) -> str:
+    """A line as code, which may have single backticks in it."""
+    return f"`` {line} ``" if "`" in line else f"`{line}`"
+
+
 def table(results: Results, kills: list[dict[str, Any]]) -> str:
     """The table of the page."""
     rows = []
@@ -79,7 +84,7 @@ def table(results: Results, kills: list[dict[str, Any]]) -> str:
         rows.append([f"**{kind}**", "", "", ""])
         for name, result in results.items():
             if result["kind"] == kind:
-                seen = "<br>".join(f"`{line}`" for line in result["seen"].splitlines())
+                seen = "<br>".join(code(line) for line in result["seen"].splitlines())
                 rows.append([name, seen, cell(result["outcome"]), cell(result["lost"])])
     if kills:
         rows.append(kill_row(kills))
