@@ -68,12 +68,19 @@ def _open_journal(path: Path) -> BaseStorage:
         backend = JournalFileBackend(str(whole), lock)
         lock.acquire()  # here, and not in the middle of a search, it shows that there can be one
         lock.release()
-        return JournalStorage(backend)
+        return _read_journal(backend)
     except (OSError, ValueError) as error:
         raise TuneError(
             f"cannot open the storage {path}: {error}; it must be a journal of Optuna, or a path where one can be "
             "made. Its lock is a symbolic link; where there can be none, sqlite:///FILE is accepted"
         ) from error
+
+
+def _read_journal(backend: JournalFileBackend) -> JournalStorage:
+    try:
+        return JournalStorage(backend)
+    except (AssertionError, LookupError, TypeError) as error:
+        raise ValueError(f"Optuna cannot make sense of one of its records ({error!r})") from error
 
 
 def _check_journal(path: Path) -> None:
@@ -101,9 +108,15 @@ def _check_journal(path: Path) -> None:
 def _check_is_journal(content: bytes) -> None:
     """Optuna skips a last line that is none of its own, and then cannot read what it appends."""
     *whole, rest = content.split(b"\n")
-    records = [json.loads(line) for line in (whole[:1] + whole[-1:] if whole else ())]
-    if not all(isinstance(record, dict) and "op_code" in record for record in records) or rest[:1] not in (b"", b"{"):
-        raise ValueError("it holds something else")
+    for number, line in enumerate(whole, 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not (isinstance(record, dict) and "op_code" in record):
+            raise ValueError(f"line {number}, {line[:40]!r}, is no record of Optuna's")
+    if rest[:1] not in (b"", b"{"):
+        raise ValueError(f"its last line, {rest[:40]!r}, is no record of Optuna's")
 
 
 def _cut_torn_line(file: IO[bytes]) -> bool:

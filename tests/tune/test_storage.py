@@ -130,6 +130,28 @@ def test_a_file_that_is_no_journal_is_left_as_it_is(content: bytes, tmp_path: Pa
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"op_code": 4, "tri', r"line 4, b'{\"op_code\": 4, \"tri', is no record of Optuna's"),
+        ("", "line 4, b'', is no record of Optuna's"),
+        ('{"op_code": 99, "worker_id": "me"}', r"make sense of one of its records \(AssertionError"),
+        ('{"op_code": 6, "worker_id": "me"}', r"make sense of one of its records \(KeyError\('trial_id'"),
+    ],
+)
+def test_a_journal_with_a_damaged_line_is_left_as_it_is_and_the_line_named(
+    line: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.log"
+    search(open_storage(str(path)), n_trials=4)
+    lines = path.read_text().splitlines()
+    damaged = "\n".join([*lines[:3], line, *lines[4:], ""])
+    path.write_text(damaged)
+    with pytest.raises(TuneError, match=message):
+        open_storage(str(path))
+    assert path.read_text() == damaged
+
+
 def test_a_database_is_opened_by_its_url(tmp_path: Path) -> None:
     opened = open_storage(f"sqlite:///{tmp_path}/study.db")
     assert isinstance(opened, RDBStorage)
