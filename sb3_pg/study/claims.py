@@ -15,6 +15,7 @@ from sb3_pg.study.statistics import (
     N_TO_SETTLE,
     Array,
     Estimate,
+    clock,
     estimate,
     middle,
     resampled,
@@ -92,20 +93,15 @@ def _at_equal_time(curves: Sequence[Sequence[RunResult]]) -> tuple[str, list[str
     """
     Measure each curve where it is when the one that takes less time ends.
 
-    Seconds are medians over a curve's seeds, so that all of them are looked at after the same steps: a training that
-    had to share the machine would otherwise be cut where others are not. Those that diverged say nothing of time,
-    unless all did.
+    All seeds of a curve are looked at after the same steps: a training that had to share the machine would otherwise be
+    cut where others are not.
 
     :param curves: trainings of each
     :return: the measure with its seconds, and that of each curve
     """
-    timed = [[result.seconds for result in found if not result.failure] for found in curves]
-    clocks = [
-        np.median(seconds or [result.seconds for result in found], axis=0)
-        for seconds, found in zip(timed, curves, strict=True)
-    ]
-    seconds = min(clock[-1] for clock in clocks)
-    shares = [int(np.searchsorted(clock, seconds, side="right")) / N_SHARES for clock in clocks]
+    clocks = [clock(found) for found in curves]
+    seconds = min(each[-1] for each in clocks)
+    shares = [int(np.searchsorted(each, seconds, side="right")) / N_SHARES for each in clocks]
     steps = [found[0].settings.n_timesteps for found in curves]
     each = [f"until:{share * n_timesteps:.0f}" for share, n_timesteps in zip(shares, steps, strict=True)]
     return f"{OF_TWO_CURVES}:{seconds:.0f}", each

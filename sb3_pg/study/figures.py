@@ -18,6 +18,7 @@ from sb3_pg.study.statistics import (
     N_TO_SETTLE,
     Estimate,
     band,
+    clock,
     estimate,
     is_share,
     normalized,
@@ -35,6 +36,8 @@ MANY = 4
 """Curves in a panel from which on their intervals are drawn more faintly."""
 LONG_LABEL = 32
 """Letters of a label from which on a legend beside the panel would leave it no room."""
+DECADES = 1000.0
+"""The longest training's seconds through the first that are shown: some begin with a fraction of a second."""
 DPI = 120
 
 NAMES = {
@@ -119,13 +122,15 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
     styles, lines = looks(plan, study), {}
     opacity = 0.17 if len(plan.curves) <= MANY else 0.08
     for env, axes in panels.items():
+        longest = 0.0
         for name in _drawn(plan, study, results, env):
             found, of = results.of(env, name), styles[name]
             shown = band(found, key)
             if not np.isfinite(shown.each).any():
                 continue
             if plan.kind == "seconds":
-                x = np.mean([result.seconds for result in found], axis=0)
+                x = clock(found)
+                longest = max(longest, x[-1])
             else:
                 x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
             for seed in shown.each if plan.options.get("seeds") else ():
@@ -136,6 +141,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         if plan.kind == "seconds":
             axes.set_xscale("log")
+            axes.set_xlim(left=max(axes.get_xlim()[0], longest / DECADES))
         else:
             axes.set_xlim(0, max(study.curve(name).n_timesteps[env] for name in _drawn(plan, study, results, env)))
             axes.locator_params(axis="x", nbins=5)

@@ -209,6 +209,18 @@ def band(found: Sequence[RunResult], key: str = "returns", n_resamples: int = 50
     return Band(line, low, high, each)
 
 
+def clock(found: Sequence[RunResult]) -> Array:
+    """
+    Seconds at the end of each share of the steps: medians, which no training that had to share the machine moves.
+
+    Trainings that diverged say nothing of time, unless all did.
+
+    :param found: trainings of one curve, at least one
+    """
+    timed = [result.seconds for result in found if not result.failure] or [result.seconds for result in found]
+    return np.asarray(np.median(timed, axis=0))
+
+
 # -- several environments: rliable -----------------------------------------------------------------------------------
 
 
