@@ -112,6 +112,25 @@ def test_curves_that_share_a_value_stand_at_one_tick(tmp_path: Path, monkeypatch
     assert unshared.get_linestyle() == "-"
 
 
+def test_seconds_are_the_clock_of_the_seeds_and_three_decades_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    found = results.found["CartPole-v1", "auto"]
+    found[1].seconds[0] = found[2].seconds[0] = 1e-4
+    found[3].seconds[:] = [100 * second for second in found[3].seconds]  # had to wait for the machine
+    shown: list[Any] = []
+    monkeypatch.setattr(figures, "to_png", lambda figure, *_, **__: shown.append(figure))
+    draw(plan.figures[1], plan, results)
+    (axes,) = shown[0].axes
+    *_, line = axes.get_lines()
+    assert line.get_label() == "auto"
+    assert line.get_xdata()[[0, 1, -1]].tolist() == [1e-4, 0.2, 5.0]
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlim()[0] == pytest.approx(0.005)
+
+
 def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:
     plan = study(tmp_path)
     text = write_report(plan, results_of(plan, n_seeds=2), tmp_path / "docs", tmp_path / "logs").read_text()
