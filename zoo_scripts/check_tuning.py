@@ -26,7 +26,7 @@ from sb3_pg.tune.command import Plan, plan_of
 from sb3_pg.tune.experiment import Block, SeedResult, SeedTask
 from sb3_pg.tune.final import candidates_of, ranking
 from sb3_pg.tune.record import StudyRecord
-from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean
+from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, say_interval
 from sb3_pg.tune.storage import open_storage
 from sb3_pg.tune.training import train_seed
 from sb3_pg.zoo.extend import hyperparams_path
@@ -90,6 +90,7 @@ def train_default(plan: Plan, known: Mapping[int, float], workers: int) -> dict[
     ]
 
     def keep(outcome: Outcome[SeedTask, SeedResult]) -> None:
+        """Write down the score of a training as soon as it ends; a failed one ends the script."""
         if outcome.value is None:
             raise RuntimeError(outcome.error.traceback if outcome.error else outcome.lost)
         scores[outcome.task.seed] = score_of(plan, outcome.value)
@@ -131,8 +132,8 @@ def table(plan: Plan, scores: Mapping[str, Mapping[int, float]], n_same: int) ->
     rows = []
     values = {title: [seeds[seed] for seed in plan.fresh_seeds] for title, seeds in scores.items()}
     for title, mine in values.items():
-        low, high = bootstrap_interval(mine)
-        rows.append([title, f"{interquartile_mean(mine):.0f}", f"{low:.0f} to {high:.0f}", f"{min(mine):.0f}"])
+        interval = say_interval(bootstrap_interval(mine), "{:.0f} to {:.0f}")
+        rows.append([title, f"{interquartile_mean(mine):.0f}", interval, f"{min(mine):.0f}"])
     best = next(title for title in values if title.startswith("trial"))
     seeds = np.random.default_rng(0).integers(len(plan.fresh_seeds), size=(4000, len(plan.fresh_seeds)))
     gains = [

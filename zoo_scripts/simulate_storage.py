@@ -104,6 +104,7 @@ class TimedStorage:
             return found
 
         def timed(*args: Any, **kwargs: Any) -> Any:
+            """Do what the storage does, and note how long it takes."""
             begin = self._clock()
             result = found(*args, **kwargs)
             self.seconds += self._clock() - begin
@@ -255,6 +256,7 @@ def operations() -> str:
     study = optuna.create_study(storage=usual, direction="maximize", pruner=pruner)
 
     def objective(trial: optuna.Trial) -> float:
+        """Suggest, report and ask for pruning as a trial of several seeds does, without training."""
         SPACE.suggest(trial)
         for index in range(N_SEEDS):
             trial.report(trial.params["x0"], index)

@@ -286,6 +286,7 @@ def main() -> None:
     known = {} if arguments.again else read()
 
     def keep(outcome: Outcome[Task, Found]) -> None:
+        """Write down a search as soon as it ends; a failed one ends the script."""
         if outcome.value is None:
             raise RuntimeError(outcome.error.traceback if outcome.error else outcome.lost)
         known[key_of(outcome.task)] = outcome.value

@@ -122,7 +122,6 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
     styles, lines = looks(plan, study), {}
     opacity = 0.17 if len(plan.curves) <= MANY else 0.08
     for env, axes in panels.items():
-        longest = 0.0
         for name in _drawn(plan, study, results, env):
             found, of = results.of(env, name), styles[name]
             shown = band(found, key)
@@ -130,7 +129,6 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
                 continue
             if plan.kind == "seconds":
                 x = clock(found)
-                longest = max(longest, x[-1])
             else:
                 x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
             for seed in shown.each if plan.options.get("seeds") else ():
@@ -141,7 +139,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
         axes.set_title(env if len(panels) > 1 else plan.title or env)
         if plan.kind == "seconds":
             axes.set_xscale("log")
-            axes.set_xlim(left=max(axes.get_xlim()[0], longest / DECADES))
+            axes.set_xlim(left=max(axes.get_xlim()[0], axes.dataLim.x1 / DECADES))
         else:
             axes.set_xlim(0, max(study.curve(name).n_timesteps[env] for name in _drawn(plan, study, results, env)))
             axes.locator_params(axis="x", nbins=5)

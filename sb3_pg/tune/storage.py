@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -68,7 +69,7 @@ def _open_journal(path: Path) -> BaseStorage:
         backend = JournalFileBackend(str(whole), lock)
         lock.acquire()  # here, and not in the middle of a search, it shows that there can be one
         lock.release()
-        return _read_journal(backend)
+        return _read_journal(backend, whole)
     except (OSError, ValueError) as error:
         raise TuneError(
             f"cannot open the storage {path}: {error}; it must be a journal of Optuna, or a path where one can be "
@@ -76,10 +77,11 @@ def _open_journal(path: Path) -> BaseStorage:
         ) from error
 
 
-def _read_journal(backend: JournalFileBackend) -> JournalStorage:
+def _read_journal(backend: JournalFileBackend, path: Path) -> JournalStorage:
     try:
         return JournalStorage(backend)
-    except (AssertionError, LookupError, TypeError) as error:
+    except (AssertionError, LookupError, TypeError, ValueError) as error:
+        _check_records(enumerate(path.read_bytes().split(b"\n")[:-1], 1))
         raise ValueError(f"Optuna cannot make sense of one of its records ({error!r})") from error
 
 
@@ -108,15 +110,21 @@ def _check_journal(path: Path) -> None:
 def _check_is_journal(content: bytes) -> None:
     """Optuna skips a last line that is none of its own, and then cannot read what it appends."""
     *whole, rest = content.split(b"\n")
-    for number, line in enumerate(whole, 1):
+    numbered = list(enumerate(whole, 1))
+    _check_records(numbered[:1] + numbered[-1:])  # Optuna is about to read all of them
+    if rest[:1] not in (b"", b"{"):
+        raise ValueError(f"its last line, {rest[:40]!r}, is no record of Optuna's")
+
+
+def _check_records(numbered: Iterable[tuple[int, bytes]]) -> None:
+    """Name the first of these lines that Optuna has not written."""
+    for number, line in numbered:
         try:
             record = json.loads(line)
         except ValueError:
             record = None
         if not (isinstance(record, dict) and "op_code" in record):
             raise ValueError(f"line {number}, {line[:40]!r}, is no record of Optuna's")
-    if rest[:1] not in (b"", b"{"):
-        raise ValueError(f"its last line, {rest[:40]!r}, is no record of Optuna's")
 
 
 def _cut_torn_line(file: IO[bytes]) -> bool:
