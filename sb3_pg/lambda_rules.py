@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sb3_pg.advantage.estimators import Array, Trajectories
+from sb3_pg.advantage.estimators import Array, Trajectories, standardize
 from sb3_pg.advantage.gae_lambda import (
     RULES,
     GradientProducts,
@@ -211,16 +211,16 @@ def _gradient_products(
 ) -> GradientProducts | None:
     """See :class:`~sb3_pg.advantage.gae_lambda.GradientProducts`.
 
-    Every choice of advantages is centred, and normalised as the update does it: without that a few batches with large
-    returns outweigh all others. Centring changes no expectation.
+    Every choice of advantages is centred and normalised as the update does it, or not.
     """
     blocks, counts = split_episodes(trajectories.dones, trajectories.valid)
     if len(counts) < 2:
         return None
-    psi = advantages[:, trajectories.valid]
-    psi = psi - psi.mean(axis=1, keepdims=True)
-    if getattr(model, "normalize_advantage", False) in (True, "batch"):
-        psi /= psi.std(axis=1, keepdims=True) + 1e-8
+    normalize, psi = getattr(model, "normalize_advantage", False), advantages
+    if normalize is not False:
+        scale = normalize in (True, "batch")
+        psi = np.stack([standardize(each, trajectories.valid, scale=scale) for each in advantages])
+    psi = psi[:, trajectories.valid]
     if getattr(model, "state_discount", False):
         psi = psi * model.gamma ** trajectories.times[trajectories.valid]
     inputs, delta = output_layer(model.policy, samples.observations, samples.actions)

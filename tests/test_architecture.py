@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,13 @@ def test_an_import_that_runs_up_or_out_is_found(module: str, source: str) -> Non
 def test_a_room_without_a_line_is_found() -> None:
     with pytest.raises(AssertionError, match="give the room its line"):
         wrong_imports("sb3_pg.utils", "")
+
+
+def test_the_page_has_the_rooms_in_this_order() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    rows = text.partition("| from the top down |")[2].partition("\n\n")[0].splitlines()[2:]
+    firsts = [re.findall(r"`([^`]+)`", row.split(" | ")[0].partition(", which")[0]) for row in rows]
+    assert [{name.removesuffix("/__init__.py") for name in names} for names in firsts] == list(LAYERS)
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

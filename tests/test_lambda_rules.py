@@ -252,9 +252,11 @@ def test_the_products_are_of_the_gradients_that_the_update_would_take(normalize_
     valid = data.valid
     assert not valid.all()
     advantages = gae(data, gamma=0.9, gae_lambda=lambdas[:, None, None])
-    psi = np.stack([each[valid] - each[valid].mean() for each in advantages])
+    psi = advantages[:, valid]
+    if normalize_advantage is not False:
+        psi = psi - psi.mean(axis=1, keepdims=True)
     if normalize_advantage is True:
-        psi /= psi.std(axis=1, keepdims=True)
+        psi /= psi.std(axis=1, keepdims=True, ddof=1)
     psi = psi * 0.9 ** data.times[valid]
     blocks, _ = split_episodes(data.dones, valid)
     c = slow_block_gradients(model, buffer.samples(), psi.astype(np.float32), blocks[valid]).astype(np.float64)
@@ -267,6 +269,17 @@ def test_the_products_are_of_the_gradients_that_the_update_would_take(normalize_
         square = c[k].sum(axis=0) @ c[k].sum(axis=0) / n**2
         assert found.cross[k] == pytest.approx(cross, rel=1e-3, abs=1e-5)
         assert found.square[k] == pytest.approx(square, rel=1e-3)
+
+
+def test_equal_advantages_have_no_gradient_instead_of_the_one_of_their_rounding() -> None:
+    batch, buffer = told(tiny(lambda: ScriptedEnv([3, 4]), n_envs=2, n_steps=14, normalize_advantage=True))
+    varied = np.random.default_rng(0).normal(size=buffer.rewards.shape).astype(np.float32)
+    equal = np.full_like(varied, -0.1)
+    assert (equal - equal.mean()).any()  # or there would be nothing to see
+    found = batch.gradient_products(np.stack([equal, varied]))
+    assert found is not None
+    assert found.square[0] == 0.0
+    assert found.square[1] > 0.0
 
 
 def test_a_batch_of_one_episode_has_no_products() -> None:

@@ -15,9 +15,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 
 import argparse
-import csv
 import importlib.util
-import io
 import multiprocessing
 import re
 import statistics
@@ -37,7 +35,7 @@ from tqdm import tqdm
 
 from sb3_pg import VPG
 from sb3_pg.files import write_whole
-from sb3_pg.pages import markdown_table, put_between_marks
+from sb3_pg.pages import as_csv, markdown_table, put_between_marks
 from sb3_pg.rollout.vec_env import LeanVecEnv, VectorEnvAdapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -409,9 +407,7 @@ def main() -> None:
     table = markdown_table(head, rows)
     print(table)
     if not arguments.only:
-        lines = io.StringIO(newline="")
-        csv.writer(lines).writerows([head, *rows])
-        write_whole(ROOT / "results" / "benchmark.csv", lines.getvalue())
+        write_whole(ROOT / "results" / "benchmark.csv", as_csv(head, rows))
         put_between_marks(PAGE, "benchmark", table)
 
 

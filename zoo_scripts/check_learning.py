@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from sb3_pg.files import write_whole
-from sb3_pg.pages import markdown_table, put_between_marks
+from sb3_pg.pages import as_csv, markdown_table, put_between_marks
 from sb3_pg.tune.scores import bootstrap_interval, interquartile_mean, say_interval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,8 +85,7 @@ def run(case: Case, seeds: Iterable[int], workers: int, again: bool) -> dict[int
         futures = pool.map(lambda seed: (seed, final_evaluation(case, seed)), missing)
         for seed, result in tqdm(futures, total=len(missing), desc=f"{case.algo} {case.env}"):
             known[seed] = result
-            rows = "".join(f"{number},{value}\n" for number, value in sorted(known.items()))
-            write_whole(case.file, "seed,final\n" + rows)
+            write_whole(case.file, as_csv(("seed", "final"), sorted(known.items())))
     return {seed: known[seed] for seed in seeds}
 
 

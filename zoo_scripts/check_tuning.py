@@ -9,6 +9,7 @@ docs/tuning.md, trial and seed by seed into results/tuning/.
 from __future__ import annotations
 
 import argparse
+import csv
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ import yaml
 
 from sb3_pg.files import write_whole
 from sb3_pg.launch import LocalProcesses, Outcome, run_all
-from sb3_pg.pages import markdown_table, put_between_marks
+from sb3_pg.pages import as_csv, markdown_table, put_between_marks
 from sb3_pg.tune.arguments import parse
 from sb3_pg.tune.command import Plan, plan_of
 from sb3_pg.tune.experiment import Block, SeedResult, SeedTask
@@ -66,17 +67,17 @@ def score_of(plan: Plan, result: SeedResult) -> float:
 def read_scores() -> dict[str, dict[int, float]]:
     """Score of each seed of each block."""
     scores: dict[str, dict[int, float]] = {}
-    _, *lines = SCORES.read_text().splitlines() if SCORES.exists() else [""]
-    for line in lines:
-        title, seed, score = line.rsplit(",", 2)  # "trial 3, the winner" has a comma
-        scores.setdefault(title, {})[int(seed)] = float(score)
+    if SCORES.exists():
+        with SCORES.open(newline="") as file:
+            for row in csv.DictReader(file):
+                scores.setdefault(row["hyperparameters"], {})[int(row["seed"])] = float(row["score"])
     return scores
 
 
 def write_scores(scores: Mapping[str, Mapping[int, float]]) -> None:
     """Keep them."""
-    rows = [f"{title},{seed},{score}" for title, seeds in scores.items() for seed, score in seeds.items()]
-    write_whole(SCORES, "\n".join(["hyperparameters,seed,score", *rows]) + "\n")
+    rows = [(title, seed, score) for title, seeds in scores.items() for seed, score in seeds.items()]
+    write_whole(SCORES, as_csv(("hyperparameters", "seed", "score"), rows))
 
 
 def train_default(plan: Plan, known: Mapping[int, float], workers: int) -> dict[int, float]:
@@ -116,14 +117,15 @@ def finals(plan: Plan) -> dict[str, dict[int, float]]:
 
 def compare(first: Sequence[optuna.trial.FrozenTrial], second: Sequence[optuna.trial.FrozenTrial]) -> int:
     """Write the trials of two studies side by side; return how many are the same in all that was found."""
-    rows, same = ["trial,state,value with 2 workers,value with 1 worker,same"], 0
+    rows, same = [], 0
     for one, other in zip(first, second, strict=True):
         equal = all(
             getattr(one, name) == getattr(other, name) for name in ("state", "values", "params", "intermediate_values")
         )
         same += equal
-        rows.append(f"{one.number},{one.state.name.lower()},{one.value},{other.value},{equal}")
-    write_whole(RESULTS / "cartpole_trials.csv", "\n".join(rows) + "\n")
+        rows.append((one.number, one.state.name.lower(), one.value, other.value, equal))
+    heading = ("trial", "state", "value with 2 workers", "value with 1 worker", "same")
+    write_whole(RESULTS / "cartpole_trials.csv", as_csv(heading, rows))
     return same
 
 

@@ -25,7 +25,7 @@ import optuna
 
 from sb3_pg.files import write_whole
 from sb3_pg.launch import InThisProcess, LocalProcesses, Outcome, run_all
-from sb3_pg.pages import markdown_table, put_between_marks
+from sb3_pg.pages import as_csv, markdown_table, put_between_marks
 from sb3_pg.tune.experiment import Experiment, SeedResult, SeedTask, seeds_of
 from sb3_pg.tune.final import candidates_of, ranking, run_finals
 from sb3_pg.tune.record import BLOCK_CANDIDATE, StudyRecord
@@ -267,11 +267,11 @@ def read() -> dict[Key, Found]:
 
 def write(known: Mapping[Key, Found]) -> None:
     """Keep all searches."""
-    lines = [",".join(["terrain", "search", "seed", "budget", *Found._fields])]
-    for (terrain, title, seed, budget), found in sorted(known.items()):
-        numbers = f"{found.true:.2f},{found.believed:.2f},{found.better:.4f},{found.trials}"
-        lines.append(f'{terrain},"{title}",{seed},{budget},{numbers}')
-    write_whole(RESULTS, "\n".join(lines) + "\n")
+    rows = [
+        (*key, f"{found.true:.2f}", f"{found.believed:.2f}", f"{found.better:.4f}", found.trials)
+        for key, found in sorted(known.items())
+    ]
+    write_whole(RESULTS, as_csv(("terrain", "search", "seed", "budget", *Found._fields), rows))
 
 
 def main() -> None:

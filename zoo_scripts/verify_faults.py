@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import traceback
@@ -73,7 +74,8 @@ def cell(text: str) -> str:
 
 
 def code(line: str) -> str:
-    """A line as code, which may have single backticks in it."""
+    """A line as code, which may have single backticks in it; every run has another process id."""
+    line = re.sub(r"\.\d+\.unfinished", ".PID.unfinished", line)
     return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 

@@ -184,13 +184,15 @@ def td_residual(trajectories: Trajectories, *, gamma: float, **_: Any) -> Array:
 def gae(trajectories: Trajectories, *, gamma: float, gae_lambda: float | Array) -> Array:
     r"""Generalized advantage estimation.
 
-    .. math:: A_t = \delta_t + \gamma\lambda\,(1 - d_t)\, A_{t+1}
+    .. math:: A_t = \delta_t + \gamma\lambda_t\,(1 - d_t)\, A_{t+1}
 
     ``gae_lambda=0`` is the TD residual (least variance, biased unless V is right), ``gae_lambda=1`` the reward-to-go
     minus V (no bias from V, most variance). Source: Schulman et al. 2016, eq. 16 to 18, arXiv:1506.02438.
 
     :param gae_lambda: a number; one for each step, shape ``(n_steps, n_envs)``; or several choices at once, shape
-        ``(..., 1, 1)``, for a result of shape ``(..., n_steps, n_envs)``
+        ``(..., 1, 1)``, for a result of shape ``(..., n_steps, n_envs)``. A lambda that is a function of the state, as
+        in Sutton and Barto 2018, eq. 12.18, is that of the state after the step: ``gae_lambda[t]`` is
+        :math:`\lambda(s_{t+1})`
     """
     return discounted_sums(td_residual(trajectories, gamma=gamma), gamma * gae_lambda, trajectories.dones)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -72,7 +73,10 @@ class LambdaRule(Protocol):
     """
 
     def choose(self, batch: LambdaBatch) -> float | Array:
-        """Lambda for this batch: a number in [0, 1], or one for each step, shape ``(n_steps, n_envs)``."""
+        """Lambda for this batch: a number in [0, 1], or one for each step, shape ``(n_steps, n_envs)``.
+
+        That of step t multiplies the advantage of step t + 1; see :func:`~sb3_pg.advantage.estimators.gae`.
+        """
         ...
 
 
@@ -81,9 +85,9 @@ def check_lambda(value: Any, name: str, shape: tuple[int, ...]) -> float | Array
 
     :param value: what ``choose()`` returned
     :param name: the parameter's name, for the error
-    :param shape: ``(n_steps, n_envs)``
+    :param shape: ``(n_steps, n_envs)``; ``()`` where a number alone is meant
     """
-    expected = f"expected is a number in [0, 1], or an array of shape {shape} of them"
+    expected = "expected is a number in [0, 1]" + (f", or an array of shape {shape} of them" if shape else "")
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -93,7 +97,7 @@ def check_lambda(value: Any, name: str, shape: tuple[int, ...]) -> float | Array
     wrong = array[~((array >= 0) & (array <= 1))]  # NaN too
     if wrong.size:
         got = wrong[0] if array.ndim else value
-        raise ValueError(f"{name} is {got} at this point of the training; it must stay in [0, 1]; {expected}")
+        raise ValueError(f"{name} is {got} at this point of the training; {expected}")
     return float(array) if array.ndim == 0 else array
 
 
@@ -120,17 +124,19 @@ class LengthAdaptive:
     .. math:: \lambda = 1 - \frac{1}{\alpha\, l}
 
     for every step of an episode of l steps, at least 0. GAE looks :math:`1/(1 - \lambda) = \alpha l` steps ahead: a
-    fixed share of the episode. An episode that the rollout cuts counts with its length so far, which includes steps in
-    earlier rollouts; it is the least that its length can be, and so lambda errs towards the critic.
+    fixed share of the episode, where gamma is 1. An episode that the rollout cuts counts with its length so far, which
+    includes steps in earlier rollouts; it is the least that its length can be, and so lambda errs towards the critic.
 
-    Source: VAPO, Yue et al. 2025, arXiv:2504.05118, where alpha is 0.05 and l the length of a text.
+    Source: VAPO, Yue et al. 2025, arXiv:2504.05118, where alpha is 0.05 and l the length of a text. Its critic has
+    lambda 1, ``critic_gae_lambda=1.0`` in VPG; without it the critic's target follows the rule, and is that of TD(0)
+    in episodes of at most 1 / alpha steps.
 
     :param alpha: share of the episode that is looked ahead, above 0
     :raises ValueError: for an alpha that is not
     """
 
     def __init__(self, alpha: float) -> None:
-        if not 0 < alpha < np.inf:
+        if not (_are_numbers(alpha) and 0 < alpha < np.inf):
             raise ValueError(f"alpha={alpha!r} must be a number above 0")
         self.alpha = alpha
 
@@ -174,9 +180,9 @@ class ExplainedVariance:
     """
 
     def __init__(self, low: float = 0.8, high: float = 1.0, memory: float = 0.9) -> None:
-        if not 0 <= low <= high <= 1:
+        if not (_are_numbers(low, high) and 0 <= low <= high <= 1):
             raise ValueError(f"low={low!r}, high={high!r}: two numbers with 0 <= low <= high <= 1 are expected")
-        if not 0 <= memory < 1:
+        if not (_are_numbers(memory) and 0 <= memory < 1):
             raise ValueError(f"memory={memory!r} must be a number in [0, 1)")
         self.low, self.high, self.memory = low, high, memory
         self._sum, self._weight = 0.0, 0.0
@@ -258,14 +264,14 @@ class GradientAgreement:
         warm_up: int = 10,
         batches: float = BATCHES,
     ) -> None:
-        self.default, self.lambdas = default, _candidates(default, lambdas)
-        if not 0.5 < memory < 1:
+        self.default, self.lambdas = default, _candidates(default, lambdas, also=1.0)  # the last is the reference
+        if not (_are_numbers(memory) and 0.5 < memory < 1):
             raise ValueError(f"memory={memory!r} must be a number between 0.5 and 1")
-        if not (caution >= 0 and gate >= 0):
+        if not (_are_numbers(caution, gate) and caution >= 0 and gate >= 0):
             raise ValueError(f"caution={caution!r}, gate={gate!r}: numbers of at least 0 are expected")
-        if not warm_up >= 10:
+        if not (_are_numbers(warm_up) and warm_up >= 10 and warm_up % 1 == 0):
             raise ValueError(f"warm_up={warm_up!r} must be a whole number of at least 10")
-        if not 1 <= batches < np.inf:
+        if not (_are_numbers(batches) and 1 <= batches < np.inf):
             raise ValueError(f"batches={batches!r} must be a number of at least 1")
         self.memory, self.caution, self.gate, self.warm_up, self.batches = memory, caution, gate, warm_up, batches
         self.n_updates = 0
@@ -375,11 +381,15 @@ class Hoof:
         min_ess: float = 0.5,
     ) -> None:
         self.default, self.lambdas = default, _candidates(default, lambdas)
-        if not all(0 < factor < np.inf for factor in learning_rates):
-            raise ValueError(f"learning_rates={learning_rates!r} must be numbers above 0")
-        if not max_kl > 0:
+        if not (
+            np.iterable(learning_rates)
+            and _are_numbers(*learning_rates)
+            and all(0 < each < np.inf for each in learning_rates)
+        ):
+            raise ValueError(f"learning_rates={learning_rates!r} must be a list of numbers above 0")
+        if not (_are_numbers(max_kl) and max_kl > 0):
             raise ValueError(f"max_kl={max_kl!r} must be a number above 0")
-        if not 0 <= min_ess <= 1:
+        if not (_are_numbers(min_ess) and 0 <= min_ess <= 1):
             raise ValueError(f"min_ess={min_ess!r} must be a number in [0, 1]")
         self.max_kl, self.min_ess = max_kl, min_ess
         pairs = [(float(each), float(factor)) for each in self.lambdas for factor in sorted({*learning_rates, 1.0})]
@@ -436,12 +446,19 @@ def mean_kl(log_ratios: Array) -> float:
         return float(np.mean(np.expm1(log_ratios) - log_ratios))
 
 
-def _candidates(default: float, lambdas: Sequence[float]) -> Array:
-    """Default, the others and 1, in order."""
-    found: Array = np.unique(np.array([default, *lambdas, 1.0], dtype=np.float64))
-    if not (found.min() >= 0 and found.max() <= 1):
-        raise ValueError(f"default={default!r}, lambdas={lambdas!r}: numbers in [0, 1] are expected")
+def _candidates(default: float, lambdas: Sequence[float], also: float | None = None) -> Array:
+    """Default, the others and ``also``, in order."""
+    are_numbers = np.iterable(lambdas) and _are_numbers(default, *lambdas)
+    if not (are_numbers and all(0 <= each <= 1 for each in (default, *lambdas))):
+        raise ValueError(
+            f"default={default!r}, lambdas={lambdas!r}: a number in [0, 1] and a list of such numbers are expected"
+        )
+    found: Array = np.unique(np.array([default, *lambdas, default if also is None else also], dtype=np.float64))
     return found
+
+
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
 
 
 # -- rules by name ---------------------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
-r"""The numbers of the doctor's page, from :class:`~sb3_pg.doctor.experience.Experience`. NumPy only.
+r"""The numbers of the doctor's page, from :class:`~sb3_pg.doctor.experience.Experience`.
 
 The independent unit is an episode. Episodes are put together in groups of equal number, about as many steps as a batch
 has where episodes are short, and what is said about a batch is scaled from the groups to its number of steps:
 :math:`E|\hat g|^2 = |\mu|^2 + \mathrm{tr}\,\Sigma / n` with n the batch in episodes.
 
 The reference, taken for the true gradient's estimate, is that of the Monte-Carlo returns of whole episodes minus V:
-whatever V is, its expectation has no bias (but for the V that stands in after a time limit). GAE is computed as in
-training, with the critic's value at the end of every ``n_steps`` rows.
+whatever V is, its expectation has no bias (but for the V that stands in after a time limit). Estimators with a critic
+are computed as in training, with the critic's value at the end of every ``n_steps`` rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_pg.advantage.baselines import critic_free, get_baseline
-from sb3_pg.advantage.estimators import Array, Trajectories, gae, get_estimator, reward_to_go
+from sb3_pg.advantage.estimators import Array, Trajectories, get_estimator, reward_to_go
 from sb3_pg.advantage.gae_lambda import BATCHES
 from sb3_pg.doctor.experience import Experience, Training
 from sb3_pg.gradient.per_episode import gradients_from_factors
@@ -217,7 +217,7 @@ def _choices(
     discounts = training.gamma**experience.times
     with_critic, without = _trajectories(experience, True), _trajectories(experience, False)
     lambdas = sorted({*LAMBDAS, round(training.gae_lambda, 6)}) if training.uses_critic else []
-    psi = [_gae_as_in_training(with_critic, training, gae_lambda) for gae_lambda in lambdas]
+    psi = [_as_in_training("gae", with_critic, training, gae_lambda) for gae_lambda in lambdas]
     names: list[tuple[str, str]] = []
     for estimator in ("total_return", "reward_to_go"):
         found = get_estimator(estimator).function(without, gamma=training.gamma, gae_lambda=1.0)
@@ -228,7 +228,7 @@ def _choices(
     for name in estimators + ["q", "q_minus_v"] * (experience.q_values is not None):
         names.append((name, "value"))
         kind, gae_lambda = ("gae", training.gae_lambda) if name.startswith("gae") else (name, 1.0)
-        psi.append(get_estimator(kind).function(with_critic, gamma=training.gamma, gae_lambda=gae_lambda))
+        psi.append(_as_in_training(kind, with_critic, training, gae_lambda))
     if training.centred:
         psi = [each - each[valid].mean() for each in psi]
     # The discounted total return has gamma^t in it: sum_t gamma^t r_t, whichever step it stands at
@@ -263,10 +263,11 @@ def _trajectories(experience: Experience, with_critic: bool) -> Trajectories:
     )
 
 
-def _gae_as_in_training(trajectories: Trajectories, training: Training, gae_lambda: float) -> Array:
-    """GAE that ends at the last row of every batch, where batches are cut."""
+def _as_in_training(name: str, trajectories: Trajectories, training: Training, gae_lambda: float) -> Array:
+    """An estimator that ends at the last row of every batch, where batches are cut."""
+    function = get_estimator(name).function
     if training.whole_episodes:
-        return gae(trajectories, gamma=training.gamma, gae_lambda=gae_lambda)
+        return function(trajectories, gamma=training.gamma, gae_lambda=gae_lambda)
     found = np.empty_like(trajectories.rewards)
     for first in range(0, len(found), training.n_steps):
         rows = slice(first, first + training.n_steps)
@@ -275,8 +276,10 @@ def _gae_as_in_training(trajectories: Trajectories, training: Training, gae_lamb
             trajectories.dones[rows],
             trajectories.values[rows],
             trajectories.next_values[rows],
+            times=trajectories.times[rows],
+            q_values=None if trajectories.q_values is None else trajectories.q_values[rows],
         )
-        found[rows] = gae(part, gamma=training.gamma, gae_lambda=gae_lambda)
+        found[rows] = function(part, gamma=training.gamma, gae_lambda=gae_lambda)
     return found
 
 

@@ -139,7 +139,7 @@ class Experience(NamedTuple):
     valid: NDArray[np.bool_]
     """False for episodes that were begun too late."""
     observations: NDArray[np.int64]
-    """A number for each observation, the same for the same one."""
+    """A number for each observation, the same for the same one; no rows without a critic."""
     factors: list[Factors]
     """What the gradients are made of; a row for each step, in order of time, valid or not."""
     layers: str
@@ -278,7 +278,9 @@ def _piece(model: OnPolicyAlgorithm, training: Training, buffer: TrajectoryBuffe
         )
     # The first layer's inputs are a view of the buffer, which the next piece is written over
     kept = [each._replace(inputs=None if each.inputs is None else each.inputs.copy()) for each in factors]
-    shown = np.array([hash(row) for row in _bytes_of(buffer)], dtype=np.int64).reshape(buffer.rewards.shape)
+    # The critic's page alone asks which observations are the same
+    rows = _bytes_of(buffer) if training.uses_critic else ()
+    shown = np.array([hash(row) for row in rows], dtype=np.int64).reshape(-1, buffer.n_envs)
     return Piece(buffer.rewards.copy(), buffer.dones.copy(), values, next_values, shown, kept, q_values)
 
 

@@ -22,7 +22,7 @@ Panel = Callable[["Axes", Diagnosis], None]
 
 
 def _lambda_axis(axes: Axes, lambdas: Any) -> Any:
-    """Lambdas are spread by their horizon, as 0.9 and 0.99 are as different as 0 and 0.9."""
+    """Lambdas stand side by side, as 0.9 and 0.99 are as different as 0 and 0.9."""
     positions = np.arange(len(lambdas))
     axes.set_xticks(positions, [f"{value:g}" for value in lambdas], rotation=45, fontsize=8)
     axes.set_xlabel("lambda")

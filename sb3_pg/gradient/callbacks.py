@@ -16,10 +16,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_pg.advantage.estimators import Array, standardize, times_in_episode
+from sb3_pg.advantage.estimators import Array, standardize
 from sb3_pg.gradient.per_episode import Blocks, block_gradients, split_episodes
 from sb3_pg.gradient.statistics import GradientStatistics, gradient_statistics
 from sb3_pg.rollout.buffer import TrajectoryBuffer, samples_in_order
+from sb3_pg.rollout.tunable_buffer import TunableBuffer, times_of_rows
 from sb3_pg.threads import one_thread_if_small
 
 # With fewer segments of episodes than this the rollout is cut into smaller blocks, about twice as many.
@@ -56,9 +57,12 @@ def is_readable(model: BaseAlgorithm) -> bool:
     return fits and not hasattr(policy, "lstm_actor")
 
 
-def read_batch(model: OnPolicyAlgorithm) -> Batch:
+def read_batch(model: OnPolicyAlgorithm, first_times: NDArray[np.int64] | None = None) -> Batch:
     """The batch in the model's rollout buffer, after collection and before training; a copy of nothing is kept.
 
+    :param model: the algorithm
+    :param first_times: for SB3's own buffers, which do not know how old the episodes are that the rollout goes on
+        with: steps since they began, shape ``(n_envs,)``; zero when not given
     :raises ValueError: when the buffer has been flattened for training already
     """
     buffer = model.rollout_buffer
@@ -67,21 +71,26 @@ def read_batch(model: OnPolicyAlgorithm) -> Batch:
         valid = buffer.valid_steps
         observations, actions, dones, times = samples.observations, samples.actions, buffer.dones, buffer.times
     else:
-        observations, actions, dones, times = _from_host(buffer)
+        observations, actions, dones, times = _from_host(buffer, first_times)
         valid = np.ones(dones.shape, dtype=bool)
     weights, returns, values = (array[valid] for array in (_weights(model, valid), buffer.returns, buffer.values))
     return Batch(observations, actions, weights, returns, values, dones, valid, times[valid])
 
 
-def _from_host(buffer: RolloutBuffer) -> tuple[PyTorchObs, th.Tensor, NDArray[np.bool_], NDArray[np.int64]]:
+def _from_host(
+    buffer: RolloutBuffer, first_times: NDArray[np.int64] | None
+) -> tuple[PyTorchObs, th.Tensor, NDArray[np.bool_], NDArray[np.int64]]:
     """What SB3's own buffers hold, in the order of time."""
     if getattr(buffer, "generator_ready", False):
         raise ValueError("rollout_buffer has been flattened by get(); expected is one between collection and training")
-    starts = np.asarray(buffer.episode_starts, dtype=bool)
-    dones = np.zeros_like(starts)
-    dones[:-1] = starts[1:]
+    dones = np.zeros(buffer.episode_starts.shape, dtype=bool)
+    dones[:-1] = buffer.episode_starts[1:]
+    if isinstance(buffer, TunableBuffer):
+        times = buffer.times
+    else:
+        times = times_of_rows(buffer, np.zeros(1, dtype=np.int64) if first_times is None else first_times)
     samples = samples_in_order(buffer, buffer.advantages)
-    return samples.observations, samples.actions, dones, times_in_episode(dones)
+    return samples.observations, samples.actions, dones, times
 
 
 def _weights(model: OnPolicyAlgorithm, valid: NDArray[np.bool_]) -> Array:
@@ -159,6 +168,8 @@ class GradientStatisticsCallback(BaseCallback):
         self._n_rollouts = 0
         self._averages = np.zeros(2)
         self._weight = 0.0
+        # Of SB3's own buffers, which count no steps: how old the episodes are that a rollout goes on with
+        self._first_times = np.zeros(0, dtype=np.int64)
 
     def _init_callback(self) -> None:
         if not is_readable(self.model):
@@ -167,16 +178,20 @@ class GradientStatisticsCallback(BaseCallback):
                 f"GradientStatisticsCallback cannot read {names}; "
                 "accepted are on-policy algorithms with SB3's ActorCriticPolicy, such as VPG, REINFORCE, A2C, PPO, TRPO"
             )
+        if len(self._first_times) != self.model.n_envs:
+            self._first_times = np.zeros(self.model.n_envs, dtype=np.int64)
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
         self._n_rollouts += 1
+        model, first_times = cast(OnPolicyAlgorithm, self.model), self._first_times
+        if not isinstance(model.rollout_buffer, TrajectoryBuffer | TunableBuffer):
+            self._first_times = times_of_rows(model.rollout_buffer, first_times)[-1] + 1
         if self._n_rollouts % self.every:
             return
-        model = cast(OnPolicyAlgorithm, self.model)
-        batch = read_batch(model)
+        batch = read_batch(model, first_times)
         statistics = batch_statistics(model, batch, all_layers=self.all_layers)
         if statistics is not None:
             self._log(statistics)

@@ -1,4 +1,4 @@
-r"""What the gradients of independent parts of a batch say about bias, variance and the size of a batch. NumPy only.
+r"""What the gradients of independent parts of a batch say about bias, variance and the size of a batch.
 
 Let :math:`c_b(\ell)` be the gradient of block b for the choice :math:`\ell` of :math:`\Psi` (a lambda, an estimator),
 and let block b hold :math:`k_b` units, K in all; a unit is what is drawn independently, an episode. With

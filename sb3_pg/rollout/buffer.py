@@ -172,6 +172,13 @@ class TrajectoryBuffer(RolloutBuffer):
         self._starts[step + 1] = dones
         self.pos = step + 1
 
+    def add(self, *_: Any, **__: Any) -> None:
+        """Refuse a step in the form of SB3's buffer, which does not say whether the episode ends with it.
+
+        :raises ValueError: always
+        """
+        raise ValueError("add() of TrajectoryBuffer is not called; accepted is append(), which takes dones")
+
     def check_dtype(self, observations: Observations) -> None:
         """Refuse fractions that would be cut off: VecNormalize gives them, and images are stored as integers.
 

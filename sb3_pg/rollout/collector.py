@@ -282,6 +282,8 @@ class _Shares:
         self._n_episodes = np.zeros(n_envs, dtype=np.int64)
         self._active = np.ones(n_envs, dtype=bool)
         self._history: list[NDArray[np.bool_]] = []
+        self._last_ends = np.zeros(n_envs, dtype=np.int64)
+        self._patience = self._look_again = LONGEST_EPISODE + rule.n_steps
 
     def count(self, n_steps: int, dones: NDArray[np.bool_]) -> None:
         """Take note of a step; afterwards ``complete`` says whether it was the last."""
@@ -291,13 +293,21 @@ class _Shares:
         self._history.append(self._active)
         if dones.any():
             self._n_episodes += dones
+            self._last_ends[dones] = n_steps
             self._active = self._active & ~(dones & self.rule.has_enough(n_steps, self._n_episodes))
             self.complete = not self._active.any()
-        if n_steps >= LONGEST_EPISODE + self.rule.n_steps and not self.complete:
+        if n_steps >= self._look_again and not self.complete:
+            self._refuse_endless(n_steps)
+
+    def _refuse_endless(self, n_steps: int) -> None:
+        first = int(np.where(self._active, self._last_ends, n_steps).argmin())
+        lasts = n_steps - int(self._last_ends[first])
+        if lasts >= self._patience:
             raise ValueError(
-                f"environment {int(np.flatnonzero(self._active)[0])} did not end its episode within {n_steps} steps; "
+                f"environment {first} did not end its episode within {lasts} steps; "
                 "whole_episodes=True and n_episodes need an environment that terminates or has a time limit"
             )
+        self._look_again = n_steps + self._patience - lasts
 
     def valid(self) -> NDArray[np.bool_] | None:
         """Which steps belong to the batch, shape ``(n_steps, n_envs)``; None for all."""

@@ -547,7 +547,7 @@ class EnvironmentKeeper:
                 if not _same(*both):
                     yield f"{name} of {layer.label} is {reprlib.repr(both[0])} and was {reprlib.repr(both[1])}"
         for layer, state, began in zip(self._layers, states, saved["given"], strict=True):
-            # Files from before 2026-11-22 have them as they are
+            # Older files have them as they are
             for name, value in (pickle.loads(began) if isinstance(began, bytes) else began).items():
                 now, then = layer.attributes.get(name), state.get(name)
                 counts = name in layer.given or layer.label in saved.get("have_ended", ())

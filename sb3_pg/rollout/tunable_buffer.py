@@ -10,12 +10,27 @@ import torch as th
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
-from sb3_pg.advantage.estimators import Array, Trajectories, gae
+from sb3_pg.advantage.estimators import Array, Trajectories, gae, times_in_episode
 from sb3_pg.rollout.buffer import Samples, samples_in_order
 from sb3_pg.rollout.collector import time_limits
 
 Choice = tuple[float | Array, float | Array]
 """Lambda of the advantages, and of the critic's target."""
+
+
+def times_of_rows(buffer: RolloutBuffer, first_times: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Steps since the episode began, of the rows that one of SB3's buffers has.
+
+    :param buffer: before or after training
+    :param first_times: of the first row, where it does not begin an episode, shape ``(n_envs,)`` or ``(1,)``
+    :return: shape ``(n_steps, n_envs)``
+    """
+    starts = buffer.episode_starts[: buffer.pos].astype(bool)
+    if not len(starts):
+        return np.zeros(starts.shape, dtype=np.int64)
+    dones = np.zeros_like(starts)
+    dones[:-1] = starts[1:]
+    return times_in_episode(dones, np.where(starts[0], 0, first_times))
 
 
 class TunableBuffer(RolloutBuffer):
@@ -31,8 +46,7 @@ class TunableBuffer(RolloutBuffer):
     """The variables of SB3's loop over the environments, as callbacks see them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Under the name that training_state saves: where the next row's episodes are, if it begins none
-        self.times_at_start: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self._first_times: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         super().__init__(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -41,9 +55,23 @@ class TunableBuffer(RolloutBuffer):
 
     def reset(self) -> None:
         """Begin a rollout."""
+        self._first_times = self.times_at_start
         super().reset()
-        self.times = np.zeros((self.buffer_size, self.n_envs), dtype=np.int64)
         self._raw_rewards: list[tuple[int, int, float]] = []
+
+    @property
+    def times(self) -> NDArray[np.int64]:
+        """Steps since the episode began, for every row that was added, shape ``(n_steps, n_envs)``; a copy."""
+        return times_of_rows(self, self._first_times)
+
+    @property
+    def times_at_start(self) -> NDArray[np.int64]:
+        """Where the next row's episodes are, if it begins none: under the name that training_state saves."""
+        return self.times[-1] + 1 if self.pos else self._first_times
+
+    @times_at_start.setter
+    def times_at_start(self, times: NDArray[np.int64]) -> None:
+        self._first_times = times
 
     def note_time_limits(self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
         """Keep the rewards that SB3 is about to add the value of a terminal observation to.
@@ -54,20 +82,6 @@ class TunableBuffer(RolloutBuffer):
         if np.any(dones):
             for step, env_index, _ in time_limits(self.pos, dones, infos):
                 self._raw_rewards.append((step, env_index, float(self.step_scope["rewards"][env_index])))
-
-    def add(
-        self,
-        obs: Any,
-        action: NDArray[Any],
-        reward: NDArray[Any],
-        episode_start: NDArray[Any],
-        value: th.Tensor,
-        log_prob: th.Tensor,
-    ) -> None:
-        """Add a step of every environment; see SB3's buffer."""
-        self.times[self.pos] = np.where(episode_start, 0, self.times_at_start)
-        self.times_at_start = self.times[self.pos] + 1
-        super().add(obs, action, reward, episode_start, value, log_prob)
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: NDArray[Any]) -> None:
         """Estimate advantages and the critic's targets.

@@ -15,8 +15,8 @@ from sb3_pg.study.statistics import (
     N_TO_SETTLE,
     Array,
     Estimate,
-    clock,
     estimate,
+    median_seconds,
     middle,
     resampled,
     scores,
@@ -27,6 +27,7 @@ ALIKE = 0.2
 """Two numbers are alike (``~``) when they differ by no more than this share of the larger one."""
 NOT_TRAINED = "not trained yet"
 NO_NUMBER = "its trainings have no such number"
+NEITHER = "neither got there"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def judge(claim: Claim, study: Study, results: Results) -> Verdict:
     drawn = [resampled(ours, measure, rng), resampled(theirs, measure, rng) if other else theirs]
     share = float(np.mean(_holds(claim.sign, *drawn)))
     middles = [middle(values[None], measure) for values in (ours, theirs)]
+    if other is not None and np.isinf(middles).all():
+        return Verdict(claim, measure, here, other, NEITHER)
     held = bool(_holds(claim.sign, *middles)[0])
     word = "yes" if held else "no"
     n_seeds = len(ours) if other is None else min(len(ours), len(theirs))
@@ -99,7 +102,7 @@ def _at_equal_time(curves: Sequence[Sequence[RunResult]]) -> tuple[str, list[str
     :param curves: trainings of each
     :return: the measure with its seconds, and that of each curve
     """
-    clocks = [clock(found) for found in curves]
+    clocks = [median_seconds(found) for found in curves]
     seconds = min(each[-1] for each in clocks)
     shares = [int(np.searchsorted(each, seconds, side="right")) / N_SHARES for each in clocks]
     steps = [found[0].settings.n_timesteps for found in curves]

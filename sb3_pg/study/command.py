@@ -14,7 +14,7 @@ from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
 from sb3_pg.study.reading import Section, StudyError, read_document
-from sb3_pg.study.report import MADE_WITH, write_index, write_report
+from sb3_pg.study.report import MADE_WITH, plan_of, write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
 
@@ -118,6 +118,10 @@ def _check_places(study: Study, args: argparse.Namespace) -> None:
         raise StudyError(f"{study.path}: {message}")
     if is_of_the_project(study.path):
         return
+    other = args.docs.resolve().parent / plan_of(there)
+    if other.is_file() and not other.samefile(study.path):
+        message = f"{page} is the page of {other}: rename your file, give it another `page`, or give --docs"
+        raise StudyError(f"{study.path}: {message}")
     home = _places(tiny=False)
     for path in sorted(STUDIES.glob("*.yml")):
         same_results = path.stem == study.name and args.results.resolve() == home["results"].resolve()
@@ -161,4 +165,8 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
                 write_index(args.docs, STUDIES)
         except NoMarksError as error:
             raise StudyError(str(error)) from error
+        for place in study.put_into:
+            target = args.docs / place.partition("#")[0]
+            if not (study.tiny or target.exists()):
+                console.print(f"{study.name}: {target} is not there, and nothing is put into it", markup=False)
         console.print(f"{study.name}: {page}, {args.logs / study.name / 'report.html'}", markup=False)

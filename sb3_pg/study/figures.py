@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sb3_pg.drawing import GREY, Look, look, new_figure, short, shorten_ticks, style, to_png
-from sb3_pg.study.pictures import kept_agent, walks
+from sb3_pg.study.pictures import N_WALKS, kept_agent, walks
 from sb3_pg.study.plan import OF_TWO_CURVES, FigurePlan, Study
 from sb3_pg.study.regrets import lambda_of, regrets
 from sb3_pg.study.runner import Results
@@ -18,9 +18,9 @@ from sb3_pg.study.statistics import (
     N_TO_SETTLE,
     Estimate,
     band,
-    clock,
     estimate,
     is_share,
+    median_seconds,
     normalized,
     performance_profiles,
     probabilities_of_improvement,
@@ -128,7 +128,7 @@ def _curves(plan: FigurePlan, study: Study, results: Results) -> Figure:
             if not np.isfinite(shown.each).any():
                 continue
             if plan.kind == "seconds":
-                x = clock(found)
+                x = median_seconds(found)
             else:
                 x = np.linspace(0, study.curve(name).n_timesteps[env], shown.middle.size + 1)[1:]
             for seed in shown.each if plan.options.get("seeds") else ():
@@ -357,8 +357,8 @@ def _profile(plan: FigurePlan, study: Study, results: Results) -> Figure:
         axes.plot(taus, share, color=of.color, ls=of.dash, label=study.curve(name).label)
     axes.set(
         title=plan.title,
-        xlabel="return: 0 the worst training, 1 the best algorithm's interquartile mean",
-        ylabel=f"share of trainings above ({_listed(envs)})",
+        xlabel=f"return: 0 the worst training, 1 the best algorithm's interquartile mean\n({_listed(envs)})",
+        ylabel="share of trainings above",
         ylim=(-0.02, 1.02),
     )
     figure.legend(loc="outside right upper")
@@ -389,14 +389,14 @@ def _improvement(plan: FigurePlan, study: Study, results: Results) -> Figure:
 
 
 def _walks(plan: FigurePlan, study: Study, logs: Path) -> Figure:
-    """Cells from the target at each step of 100 walks of LineWorld, one panel for each curve."""
+    """Cells from the target at each step of some walks of LineWorld, one panel for each curve."""
     found: dict[str, list[list[float]]] = {}
     for name in plan.curves:
         with kept_agent(study, plan.envs[0], name, logs) as (model, env):
             found[name] = walks(model, env)
     figure = new_figure((2.1 + 2.1 * len(found), 3.1), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, 100)
+    jitter = np.random.default_rng(0).uniform(-0.2, 0.2, N_WALKS)
     for axes, (name, each) in zip(panels, found.items(), strict=True):
         for walk, shift in zip(each, jitter, strict=True):
             axes.plot(np.array(walk) + shift, color=looks(plan, study)[name].color, lw=0.8, alpha=0.35)

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_pg.study.plan import Study
 from sb3_pg.study.results import plain
 from sb3_pg.study.runner import folder_of
-from sb3_pg.study.training import MODEL, put_statistics
+from sb3_pg.study.training import model_path, put_statistics
 from sb3_pg.tune.blocks import BlockManager, silence
 from sb3_pg.tune.experiment import Experiment
 
@@ -32,6 +32,10 @@ FRAMES_PER_SECOND = 12.5
 WIDTH = 300
 VIEW_METRES = 2.2
 """Height of the picture: the bodies of Gymnasium's tasks are between one and one and a half metres tall."""
+
+SHADOW_SIZE = (600, 360)
+"""Width and height of the picture, in pixels."""
+N_WALKS = 100
 
 Frame = NDArray[np.uint8]
 
@@ -82,7 +86,11 @@ def kept_model(study: Study, env_id: str, name: str, logs: Path) -> dict[str, An
     :raises NoModelError: when there is none, or one of other settings
     """
     curve = study.curve(name)
-    path = folder_of(logs, study, env_id, name, curve.seeds[0]) / MODEL
+    settings_now = study.settings(curve, env_id)
+    folder = folder_of(logs, study, env_id, name, curve.seeds[0])
+    path = model_path(folder, settings_now)
+    if not path.exists():
+        path = next(iter(sorted(folder.glob("model*.pkl"))), path)
     try:
         packed: dict[str, Any] = pickle.loads(path.read_bytes())
         settings = packed["settings"]
@@ -91,7 +99,7 @@ def kept_model(study: Study, env_id: str, name: str, logs: Path) -> dict[str, An
         raise NoModelError(why) from error
     except Exception as error:  # whatever a pickle that was cut raises, or one of other versions
         raise NoModelError(f"{path} cannot be read as a model: {type(error).__name__}: {error}") from error
-    if settings != plain(study.settings(curve, env_id)):
+    if settings != plain(settings_now):
         raise OtherSettingsError(f"the model of {name} that is kept here was trained with other settings")
     return packed
 
@@ -139,20 +147,19 @@ def _play(model: BaseAlgorithm, env: VecEnv) -> tuple[list[Frame], float]:
     return frames, every / fps
 
 
-def walks(model: BaseAlgorithm, env: VecEnv, n_episodes: int = 100) -> list[list[float]]:
+def walks(model: BaseAlgorithm, env: VecEnv) -> list[list[float]]:
     """
-    Walk LineWorld, with actions drawn at random as while training.
+    Walk LineWorld :data:`N_WALKS` times, with actions drawn at random as while training.
 
     :param model: the agent
     :param env: one environment
-    :param n_episodes: number of episodes
     :return: for each episode, cells from the target at each step
     """
     scale = (env.get_attr("unwrapped")[0].grid_size - 1) / 2
     found: list[list[float]] = []
     set_random_seed(1)
     observation: Any = env.reset()
-    for _ in range(n_episodes):
+    for _ in range(N_WALKS):
         walk: list[float] = []
         done: Any = [False]
         while not done[0]:
@@ -173,7 +180,7 @@ def _picture(env: VecEnv) -> Frame:
     return np.asarray(rendered, dtype=np.uint8)
 
 
-def shadow(model: Any, data: Any, size: tuple[int, int] = (600, 360)) -> Frame:
+def shadow(model: Any, data: Any) -> Frame:
     """
     Draw MuJoCo's bodies as seen from the side, following the first one; what swims is seen from above.
 
@@ -181,8 +188,8 @@ def shadow(model: Any, data: Any, size: tuple[int, int] = (600, 360)) -> Frame:
 
     :param model: MuJoCo's model
     :param data: and its state
-    :param size: of the picture, in pixels
     """
+    size = SHADOW_SIZE
     from_above = model.opt.viscosity > 0
     up = 1 if from_above else 2
     scale = size[1] / VIEW_METRES

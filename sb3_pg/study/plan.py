@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
@@ -137,7 +138,6 @@ class Study:
     question: str
     source: str
     notes: tuple[str, ...]
-    seeds: tuple[int, ...]
     curves: tuple[Curve, ...]
     figures: tuple[FigurePlan, ...]
     claims: tuple[Claim, ...]
@@ -283,7 +283,6 @@ def read_study(path: Path, seeds: int | None = None, full: bool = False, tiny: b
         question=top.get("question", str),
         source=top.get("source", str, ""),
         notes=top.texts("notes"),
-        seeds=study_seeds,
         curves=curves,
         figures=tuple(_figures(document, top, curves)),
         claims=tuple(_claims(document, top, curves)),
@@ -543,6 +542,16 @@ def _record(top: Section) -> tuple[str, ...]:
 def is_of_the_project(path: Path) -> bool:
     """Whether a study is one of the project's own, seen from the folder that a command is given in."""
     return path.resolve().parent == STUDIES.resolve()
+
+
+def path_from(docs: Path, path: Path) -> str:
+    """Path of a study as its page names it: seen from the folder that the documentation is in."""
+    if is_of_the_project(path):
+        return (STUDIES / path.name).as_posix()
+    try:
+        return Path(os.path.relpath(path, docs.resolve().parent)).as_posix()
+    except ValueError:  # on another drive
+        return path.resolve().as_posix()
 
 
 def page_name(top: Section) -> str:

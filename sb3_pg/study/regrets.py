@@ -31,9 +31,7 @@ class Regrets(NamedTuple):
     """Of each rule with a default over that default held fixed, seed by seed: mean and interval, in the same unit."""
 
 
-def regrets(
-    found: Mapping[str, Sequence[RunResult]], fixed: Sequence[str], n_resamples: int = N_RESAMPLES
-) -> Regrets | None:
+def regrets(found: Mapping[str, Sequence[RunResult]], fixed: Sequence[str]) -> Regrets | None:
     """
     Regret to the best fixed lambda; None where no seed has been through two fixed lambdas.
 
@@ -43,7 +41,6 @@ def regrets(
 
     :param found: trainings of each curve
     :param fixed: curves whose lambda is a number
-    :param n_resamples: of the bootstrap
     """
     by_curve = {
         name: {result.seed: result for result in each if np.isfinite(result.area) or result.failure}
@@ -59,7 +56,7 @@ def regrets(
     areas = np.array([[min(sound) if result.failure else result.area for result in each] for each in chosen])
     key = "logged:train/gae_lambda"
     lambdas = np.array([np.mean([measured(result, key) for result in each]) for each in chosen])
-    drawn = np.random.default_rng(0).integers(0, len(seeds), (n_resamples, len(seeds)))
+    drawn = np.random.default_rng(0).integers(0, len(seeds), (N_RESAMPLES, len(seeds)))
     means, resampled = areas.mean(axis=1), areas[:, drawn].mean(axis=2)
     spread = np.ptp(means[rows]) or 1.0
     numbers = {lambda_of(chosen[row][0].settings): row for row in rows}

@@ -32,16 +32,17 @@ from sb3_pg.study.claims import NOT_TRAINED, Verdict, judge
 from sb3_pg.study.commands import command
 from sb3_pg.study.figures import NothingToDrawError, draw, fixed_curves, name_of, written
 from sb3_pg.study.pictures import NoModelError, OtherSettingsError, film, kept_model
-from sb3_pg.study.plan import FIGURES, STUDIES, FigurePlan, Study, is_of_the_project, page_name
+from sb3_pg.study.plan import FIGURES, FigurePlan, Study, is_of_the_project, page_name, path_from
 from sb3_pg.study.reading import Section, read_document
 from sb3_pg.study.regrets import Regrets, regrets
 from sb3_pg.study.results import RunResult
 from sb3_pg.study.runner import Key, Results
-from sb3_pg.study.statistics import estimate, scores
+from sb3_pg.study.statistics import estimate, median_seconds, scores
 from sb3_pg.tune.progress import clock
 
 MADE_WITH = "How it was made"
 """Last heading of every page."""
+_PLAN = re.compile(r"the plan is `([^`]+)`")
 INDEX = "studies"
 """Mark of the list in docs/studies/README.md."""
 _FIGURE_FILE = re.compile(rf"\d\d_({'|'.join(FIGURES)})\.png|agent\.gif")
@@ -81,7 +82,8 @@ def write_report(
     """
     page = docs / study.page
     folder = page.with_suffix("")
-    made_with = _made_with(study, results, _how(study, options), root / study.name)
+    plan = path_from(docs, study.path)
+    made_with = _made_with(study, results, _how(study, options), root / study.name, plan)
     blocks = [*_blocks(study, results, folder, logs), *made_with]
     pictures = {block.name: block.content for block in blocks if isinstance(block, Picture)}
     for old in folder.glob("*.*"):
@@ -186,6 +188,8 @@ def _state(study: Study, results: Results) -> Iterator[str]:
             n_there, n_planned = sum(there[key] for key in keys), sum(planned[key] for key in keys)
             parts += [f"{label}: {n_there} of {n_planned}"] if n_there < n_planned else []
         yield f"In part: {'; '.join(parts)}."
+    if silent := never_logged(study, results):
+        yield f"Logged by none of them: {', '.join(f'`{key}`' for key in silent)}."
     failed = [
         f"{curve} on {env}, seed {result.seed} ({result.failure})"
         for env, curve in planned
@@ -196,6 +200,20 @@ def _state(study: Study, results: Results) -> Iterator[str]:
         yield f"Diverged, and counted as the worst of their environment: {'; '.join(failed[:N_NAMED])}."
     if study.tiny:
         yield "This is the tiny scale: it shows that the study runs, and nothing else."
+
+
+def never_logged(study: Study, results: Results) -> list[str]:
+    """What the plan records and no training has logged: misspelt, or of an algorithm that is not in it.
+
+    :param study: the plan
+    :param results: of its trainings
+    """
+    found = [result for env, name in results.found for result in results.of(env, name)]
+    return [key for key in study.record if found and not any(any(_numbers_of(each, key)) for each in found)]
+
+
+def _numbers_of(result: RunResult, key: str) -> list[bool]:
+    return [value is not None for value in result.logged.get(key, [])]
 
 
 def _claims(verdicts: list[Verdict], study: Study) -> Page:
@@ -210,9 +228,12 @@ def _claims(verdicts: list[Verdict], study: Study) -> Page:
             label = study.curve(str(claim.than)).label
             shown += f"; {label}: {written(verdict.other, verdict.measure)}"
         of = f"{study.curve(claim.curve).label}: {name_of(verdict.measure)}"
-        rows.append((claim.claim, claim.claimed or _bar(verdict), of, shown, verdict.holds, claim.why))
+        bar = _bar(verdict, study)
+        claimed = f"{claim.claimed} ({bar})" if claim.claimed and bar not in claim.claimed else claim.claimed or bar
+        rows.append((claim.claim, claimed, of, shown, verdict.holds, claim.why))
     if rows:
-        yield Table(("claim", "its number, or the goal", "measured is", "measured", "holds?", "why"), tuple(rows))
+        number = "its number, or the goal (holds if)"
+        yield Table(("claim", number, "measured is", "measured", "holds?", "why"), tuple(rows))
     if waiting:
         yield Paragraph(f"Not trained yet: {'; '.join(waiting)}.")
     yield Paragraph(
@@ -223,9 +244,15 @@ def _claims(verdicts: list[Verdict], study: Study) -> Page:
     )
 
 
-def _bar(verdict: Verdict) -> str:
+def _bar(verdict: Verdict, study: Study) -> str:
     claim = verdict.claim
-    return f"{claim.sign} {claim.than:g}" if isinstance(claim.than, float) and claim.sign else ""
+    if not claim.sign:
+        return ""
+    return (
+        f"{claim.sign} {claim.than:g}"
+        if isinstance(claim.than, float)
+        else f"{claim.sign} {study.curve(str(claim.than)).label}"
+    )
 
 
 def _numbers(study: Study, results: Results) -> Page:
@@ -244,12 +271,12 @@ def _numbers(study: Study, results: Results) -> Page:
                 _score(study, results, env, curve.name, each) if each != "evaluation" or curve.name in evaluated else ""
                 for each in measures
             ]
-            seconds = f"{np.mean([result.seconds[-1] for result in found]):.0f}"
+            seconds = f"{median_seconds(found)[-1]:.0f}"
             rows.append((curve.label, f"{curve.n_timesteps[env]:,}", str(len(found)), *columns, seconds))
         if rows:
             yield Heading(env, 3)
             named = (headings[each] for each in measures)
-            yield Table(("curve", "steps", "seeds", *named, "seconds"), tuple(rows))
+            yield Table(("curve", "steps", "seeds", *named, "median seconds"), tuple(rows))
 
 
 def _without_an_end(study: Study, results: Results) -> Page:
@@ -313,7 +340,13 @@ def _how(study: Study, options: Sequence[str]) -> str:
     return shlex.join(["make", "reproduce", f"STUDY={study.name}", *flags])
 
 
-def _made_with(study: Study, results: Results, how: str, folder: Path) -> Page:
+def plan_of(page: str) -> str:
+    """Path of the study that wrote a page, as :func:`~sb3_pg.study.plan.path_from` gave it; empty if it is not said."""
+    found = _PLAN.search(page)
+    return found[1] if found else ""
+
+
+def _made_with(study: Study, results: Results, how: str, folder: Path, plan: str) -> Page:
     yield Heading(MADE_WITH)
     everything = [result for env, name in results.found for result in results.of(env, name)]
     total = sum(result.seconds[-1] for result in everything)
@@ -322,7 +355,6 @@ def _made_with(study: Study, results: Results, how: str, folder: Path) -> Page:
         for name, version in result.versions.items():
             versions.setdefault(name, set()).add(version)
     listed = ", ".join(f"{name} {'/'.join(sorted(found))}" for name, found in versions.items())
-    plan = (STUDIES / study.path.name).as_posix() if is_of_the_project(study.path) else study.path.name
     yield Paragraph(
         f"`{how}` trains what is missing and writes this page; the plan is `{plan}`, every training's learning curve "
         f"is in `{folder.as_posix()}/`. {len(everything)} trainings took {clock(total)} (hours, minutes, seconds), "

@@ -58,7 +58,8 @@ class RunResult:
     :param seconds: time of the clock from the start of training to the end of the share
     :param logged: means of what the algorithm logged, by key; None where it logged nothing
     :param successes: share of successful episodes among those that report it, as SB3 counts them
-    :param evaluation: returns of the episodes of the final policy, actions not drawn at random
+    :param evaluation: returns of the episodes of the final policy, as RL Zoo plays it: drawn at random on Atari and
+        MiniGrid alone
     :param failure: why training ended early; empty if it did not
     :param versions: of the libraries that matter
     """
@@ -108,7 +109,7 @@ class RunResult:
 
     @property
     def final(self) -> float:
-        """Mean return of the training episodes that ended in the last tenth of the steps."""
+        """Mean return of the training episodes that ended in the last tenth of the steps; NaN where none did."""
         return self.mean(0.9)
 
     @property

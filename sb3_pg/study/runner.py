@@ -191,7 +191,7 @@ class Board(LiveConsole):
         for (env, curve), n_left in self._left.items():
             done = self._results.of(env, curve)
             seeds = [str(seed) for key, seed in list(self._running) if key == (env, curve)]
-            finals = [result.final for result in done if not result.failure]
+            finals = [result.final for result in done if not result.failure and np.isfinite(result.final)]
             mean = f"{np.mean(finals):.5g}" if finals else ""
             waiting = n_left - len(seeds)
             running = f"seed {', '.join(seeds)}" if seeds else ""

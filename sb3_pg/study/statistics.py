@@ -42,9 +42,10 @@ def measured(result: RunResult, measure: str) -> float:
 
     ``final``: mean return of the episodes that ended in the last tenth of the steps; where none did, of the last ones
     before. ``until:X``: the same of the first X steps, of which schedules know nothing. ``area``: mean of the learning
-    curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, actions not drawn at random.
-    ``success``: share of successful episodes in the last tenth. ``wobble``: standard deviation of the second half of
-    the learning curve, along time. ``steps_to:X``: steps until the learning curve first reaches X, infinite if never.
+    curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, as RL Zoo plays it: drawn
+    at random on Atari and MiniGrid alone. ``success``: share of successful episodes in the last tenth. ``wobble``:
+    standard deviation of the second half of the learning curve, along time. ``steps_to:X``: steps until the learning
+    curve first reaches X, infinite if never.
     ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the training of what the algorithm logged.
     ``early:KEY``: mean over the first tenth of the steps, where the policies of different settings are still alike.
 
@@ -72,11 +73,9 @@ def measured(result: RunResult, measure: str) -> float:
         shares = result.logged.get(argument, [])[: N_SHARES // 10 if kind == "early" else None]
         logged = np.array([value for value in shares if value is not None], dtype=float)
         return float(logged.mean()) if len(logged) else float("nan")
-    if not np.isfinite(curve).any():
-        return float("nan")
-    if kind == "wobble":
-        return float(np.nanstd(curve[N_SHARES // 2 :]))
-    return float(np.nanmax(curve) if kind == "best" else np.nanmean(curve))
+    if kind == "area" or not np.isfinite(curve).any():
+        return result.area
+    return float(np.nanstd(curve[N_SHARES // 2 :]) if kind == "wobble" else np.nanmax(curve))
 
 
 def _until(result: RunResult, n_steps: float) -> float:
@@ -209,7 +208,7 @@ def band(found: Sequence[RunResult], key: str = "returns", n_resamples: int = 50
     return Band(line, low, high, each)
 
 
-def clock(found: Sequence[RunResult]) -> Array:
+def median_seconds(found: Sequence[RunResult]) -> Array:
     """
     Seconds at the end of each share of the steps: medians, which no training that had to share the machine moves.
 

@@ -32,8 +32,6 @@ from sb3_pg.tune.experiment import Experiment
 from sb3_pg.tune.packages import version_of
 from sb3_pg.tune.training import learn
 
-MODEL = "model.pkl"
-
 _VERSIONS = ("sb3_pg", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "mujoco", "numpy")
 
 
@@ -182,8 +180,20 @@ class NotKeptWarning(Warning):
 
 def checkpoint_path(task: RunTask) -> Path:
     """Where a training's checkpoint is: another for other settings, so that none takes the place of another's."""
-    settings = json.dumps(plain(task.settings), sort_keys=True)
-    return Path(task.folder, f"checkpoint_{zlib.crc32(settings.encode()):08x}.pkl")
+    return Path(task.folder, f"checkpoint_{_mark(task.settings)}.pkl")
+
+
+def model_path(folder: str | Path, settings: RunSettings) -> Path:
+    """Where the final model of a training is kept: another for other settings, as with checkpoints.
+
+    :param folder: of the training
+    :param settings: what was trained
+    """
+    return Path(folder, f"model_{_mark(settings)}.pkl")
+
+
+def _mark(settings: RunSettings) -> str:
+    return f"{zlib.crc32(json.dumps(plain(settings), sort_keys=True).encode()):08x}"
 
 
 def _write(task: RunTask, path: Path, content: dict[str, Any]) -> None:
@@ -292,7 +302,7 @@ def train(task: RunTask) -> RunResult:
             eval_env.close()
     if task.folder and task.keep_model and not failure:
         packed = {"settings": plain(settings), **packed_model(model)}
-        _write(task, Path(task.folder, MODEL), packed)
+        _write(task, model_path(task.folder, settings), packed)
     return curve.result(task, evaluation, failure)
 
 

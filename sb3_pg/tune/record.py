@@ -198,14 +198,23 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     :param new: those of the command
     """
     wrong = []
-    for name in [*old, *(name for name in new if name not in old)]:
+    for name in _different(old, new):
         before, now = old.get(name), new.get(name)
-        if before == now:
-            continue
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            inside = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-            parts = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in inside[:3])
+            inside = _different(before, now)
+            parts = ", ".join(_change(before, now, key) for key in inside[:3])
             wrong.append(f"{name}: {parts}{', ...' if len(inside) > 3 else ''}")
         else:
-            wrong.append(f"{name} was {before!r}, is {now!r}")
+            wrong.append(_change(old, new, name))
     return wrong
+
+
+def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    # A key that is there with None is not one that is not there
+    return [name for name in {**old, **new} if not (name in old and name in new and old[name] == new[name])]
+
+
+def _change(old: Mapping[str, Any], new: Mapping[str, Any], name: str) -> str:
+    was = repr(old[name]) if name in old else "not there"
+    now = repr(new[name]) if name in new else "not there"
+    return f"{name} was {was}, is {now}"

@@ -36,25 +36,21 @@ def interquartile_mean(values: Sequence[float]) -> float:
     return float(mean_of_middle_half(np.asarray(values, dtype=float)))
 
 
-def bootstrap_interval(
-    values: Sequence[float], level: float = 0.95, n_resamples: int = 4000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float], n_resamples: int = 4000) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of the interquartile mean over seeds (Agarwal et al. 2021, section 4.1).
+    95 % percentile bootstrap interval of the interquartile mean over seeds (Agarwal et al. 2021, section 4.1).
 
     With few seeds it is too narrow rather than too wide: it knows only the values that it was given.
 
     :param values: of one seed each
-    :param level: how often such intervals are to contain the true value
     :param n_resamples: number of samples with replacement
-    :param seed: of the resampling, so that the same values have the same interval
     :return: lower and upper end; NaN for fewer than two values, which say nothing of other seeds
     """
     if len(values) < 2:
         return math.nan, math.nan
     array = np.asarray(values, dtype=float)
-    drawn = np.random.default_rng(seed).choice(array, size=(n_resamples, len(array)))
-    low, high = np.quantile(mean_of_middle_half(drawn), [(1 - level) / 2, (1 + level) / 2])
+    drawn = np.random.default_rng(0).choice(array, size=(n_resamples, len(array)))  # the same values, the same interval
+    low, high = np.quantile(mean_of_middle_half(drawn), [0.025, 0.975])
     return float(low), float(high)
 
 

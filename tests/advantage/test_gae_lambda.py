@@ -531,11 +531,11 @@ def test_hoof_takes_the_best_candidate_within_the_divergence() -> None:
     data, pays = one_step_bandit()
     log: dict[str, float] = {}
     asked = candidate_log_probs(pays, lambda each, _: 0.5 + 0.09 * each) | dict(record=log.__setitem__)
-    assert Hoof(0.5, (0.0, 0.9)).choose(batch_of(data, **asked)) == 1.0
+    assert Hoof(0.5, (0.0, 0.9, 1.0)).choose(batch_of(data, **asked)) == 1.0
     weights = np.where(pays, 0.59, 0.41) / 0.5
     assert log["gradient/hoof_ess"] == pytest.approx(weights.sum() ** 2 / (weights @ weights))
     kl_of_a_half = mean_kl(np.log(np.where(pays, 0.545, 0.455) / 0.5))
-    assert Hoof(0.5, (0.0, 0.9), max_kl=kl_of_a_half * 1.01).choose(batch_of(data, **asked)) == 0.5
+    assert Hoof(0.5, (0.0, 0.9, 1.0), max_kl=kl_of_a_half * 1.01).choose(batch_of(data, **asked)) == 0.5
 
 
 def test_hoof_chooses_the_learning_rate_too_if_it_is_told_to() -> None:
@@ -617,12 +617,29 @@ def test_wrong_numbers_after_a_rule_are_refused_with_its_form(name: str, rest: s
         (lambda: Hoof(learning_rates=(1.0, 0.0)), "learning_rates="),
         (lambda: Hoof(max_kl=0.0), "max_kl=0.0"),
         (lambda: Hoof(min_ess=1.5), "min_ess=1.5"),
+        (lambda: LengthAdaptive("0.05"), "alpha='0.05'"),  # type: ignore[arg-type]
+        (lambda: ExplainedVariance(low="0.8"), "low='0.8'"),  # type: ignore[arg-type]
+        (lambda: ExplainedVariance(memory=None), "memory=None"),  # type: ignore[arg-type]
+        (lambda: GradientAgreement("0.9"), "default='0.9'"),  # type: ignore[arg-type]
+        (lambda: GradientAgreement(lambdas=0.9), "lambdas=0.9"),  # type: ignore[arg-type]
+        (lambda: GradientAgreement(memory=None), "memory=None"),  # type: ignore[arg-type]
+        (lambda: GradientAgreement(caution=True), "caution=True"),
+        (lambda: GradientAgreement(warm_up=10.5), "warm_up=10.5"),  # type: ignore[arg-type]
+        (lambda: GradientAgreement(batches="4"), "batches='4'"),  # type: ignore[arg-type]
+        (lambda: Hoof(learning_rates=2.0), "learning_rates=2.0"),  # type: ignore[arg-type]
+        (lambda: Hoof(max_kl=None), "max_kl=None"),  # type: ignore[arg-type]
+        (lambda: Hoof(min_ess=[0.5]), "min_ess=[0.5]"),  # type: ignore[arg-type]
     ],
 )
 def test_a_rule_out_of_bounds_is_refused_by_parameter_and_value(build: Callable[[], Any], word: str) -> None:
     with pytest.raises(ValueError, match=r"expected|must be") as error:
         build()
     assert word in str(error.value)
+
+
+def test_hoof_tries_what_it_was_given_and_agreement_its_reference_too() -> None:
+    assert Hoof(0.95, (0.9,), learning_rates=(2.0,)).candidates == [(0.95, 1.0), (0.9, 1.0), (0.9, 2.0), (0.95, 2.0)]
+    assert GradientAgreement(0.95, (0.9,)).lambdas.tolist() == [0.9, 0.95, 1.0]
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.25), np.array(0.5)])

@@ -178,6 +178,28 @@ def test_gae_is_cut_where_batches_are() -> None:
     assert whole.cosine_of_bias[-1] == pytest.approx(1.0, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "gae_lambda"),
+    [("gae, lambda 0.9", 0.9), ("reward_to_go", 1.0), ("td_residual", 0.0), ("n_step:5", 1.0)],
+)
+def test_estimators_with_a_critic_are_cut_where_batches_are_too(estimator: str, gae_lambda: float) -> None:
+    cut = diagnose(played(), training(whole_episodes=False, n_steps=2))
+    (row,) = (row for row in cut.estimators if (row.estimator, row.baseline) == (estimator, "value"))
+    curve = cut.curve
+    assert curve is not None
+    index = curve.lambdas.tolist().index(gae_lambda)  # five steps do not fit into two: GAE(1)
+    assert row.variance == pytest.approx(curve.variance[index])
+    assert row.cosine == pytest.approx(curve.cosine_of_one.value[index])
+    whole = diagnose(played(), training())
+    (row,) = (row for row in whole.estimators if (row.estimator, row.baseline) == ("reward_to_go", "value"))
+    assert whole.curve is not None
+    assert row.variance == pytest.approx(whole.curve.variance[-1])
+    of_an_episode = [
+        each.variance[-1] * units for each, units in ((curve, cut.batch_units), (whole.curve, whole.batch_units))
+    ]
+    assert of_an_episode[0] != pytest.approx(of_an_episode[1], rel=0.05)
+
+
 def test_an_exact_critic_makes_low_lambdas_good() -> None:
     found = diagnose(played(EXACT), training()).curve
     assert found is not None

@@ -58,7 +58,9 @@ def error_of(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
-    return capsys.readouterr().err.replace("\n", " ")
+    said = capsys.readouterr()
+    assert "Examining" not in said.out
+    return said.err.replace("\n", " ")
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +253,6 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_played(
     assert f"out cannot be written to (Permission denied){hint}" in error_of(
         capsys, [*arguments, "-o", str(tmp_path / "out")]
     )
-    assert "Examining" not in capsys.readouterr().out
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

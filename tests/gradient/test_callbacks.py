@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION_SPACES, DICT, RandomEnv, same, tiny, weights
+from helpers import ACTION_SPACES, DICT, RandomEnv, ScriptedEnv, same, tiny, weights
 from sb3_contrib import TRPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from sb3_pg import REINFORCE, VPG
+from sb3_pg import REINFORCE, VPG, TunableA2C, TunablePPO
 from sb3_pg.gradient.callbacks import GradientStatisticsCallback, read_batch
 from sb3_pg.gradient.per_episode import split_episodes
 from sb3_pg.gradient.statistics import gradient_statistics
@@ -209,6 +209,26 @@ def test_episodes_are_told_apart_in_sb3s_buffer_as_in_ours() -> None:
     np.testing.assert_array_equal(ours.times, theirs.times)
     np.testing.assert_allclose(ours.observations.numpy(), theirs.observations.numpy(), rtol=1e-6)
     np.testing.assert_array_equal(ours.actions.numpy(), theirs.actions.numpy())
+
+
+@pytest.mark.parametrize("algorithm", [VPG, A2C, PPO, TunableA2C, TunablePPO])
+def test_early_and_late_are_told_by_how_old_the_episode_is(algorithm: Any) -> None:
+    def by_hand(model: Any) -> list[float]:
+        buffer = model.rollout_buffer
+        times, values, returns = buffer.observations[..., 0], buffer.values, buffer.returns
+        late = times > np.median(times)
+        return [1 - np.var((returns - values)[half]) / np.var(returns[half]) for half in (~late, late)]
+
+    more: dict[str, Any] = dict(batch_size=10) if issubclass(algorithm, PPO) else {}
+    model = tiny(lambda: ScriptedEnv([31, 17]), algorithm=algorithm, n_steps=5, n_envs=2, gamma=0.9, **more)
+    rows, ask = Rows(), Ask(by_hand)
+    model.set_logger(Logger(None, [rows]))
+    watch = GradientStatisticsCallback(every=2)
+    model.learn(60, CallbackList([ask, watch]), log_interval=1)
+    model.learn(60, CallbackList([ask, watch]), log_interval=1, reset_num_timesteps=False)
+    found = [[row[f"gradient/explained_variance_{half}"] for half in ("early", "late")] for row in rows.rows if row]
+    assert len(found) == 6
+    np.testing.assert_allclose(found, ask.answers[1::2], rtol=1e-4)
 
 
 def test_a_buffer_that_was_flattened_is_refused() -> None:

@@ -161,6 +161,12 @@ def test_images_stay_bytes_and_categories_integers() -> None:
     assert buffer.actions.dtype == np.int64
 
 
+def test_a_step_in_the_form_of_sb3s_buffer_is_refused() -> None:
+    step: list[Any] = [np.zeros((N_ENVS, 3)), np.zeros(N_ENVS), np.zeros(N_ENVS), np.zeros(N_ENVS)]
+    with pytest.raises(ValueError, match=r"add\(\) of TrajectoryBuffer is not called; accepted is append\(\)"):
+        make().add(*step, th.zeros(N_ENVS), th.zeros(N_ENVS))
+
+
 def test_the_shapes_are_steps_by_environments() -> None:
     buffer = make(IMAGE, ACTION_SPACES["Box"], n_steps=5, n_envs=3)
     assert buffer.observations.shape == (5, 3, 1, 4, 4)

@@ -124,6 +124,18 @@ def test_an_environment_without_an_end_is_refused_in_whole_episode_batches(
         model.learn(16)
 
 
+def test_many_short_episodes_are_no_endless_one_and_an_endless_one_after_short_ones_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collector, "LONGEST_EPISODE", 50)
+    model = tiny(side_by_side([3], [40]), n_episodes=60)
+    n_steps = model.n_steps
+    assert len(one_rollout(model).rewards) == 2400 > 50 + n_steps
+    model = tiny(side_by_side([3, 10**9], [4]), n_episodes=60)
+    with pytest.raises(ValueError, match=rf"environment 0 did not end its episode within {50 + n_steps} steps"):
+        one_rollout(model)
+
+
 # -- fixed steps -----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +92,16 @@ def test_at_equal_time_the_slower_curve_is_looked_at_where_the_quicker_one_ends(
     assert name_of(verdict.measure) == "return after 100 s each"
 
 
-@pytest.mark.parametrize(
-    ("levels", "holds"), [((10.0, 10.0), "yes"), ((10.0, 100.0), "no"), ((100.0, 10.0), "no"), ((100.0, 100.0), "yes")]
-)
-def test_two_that_never_get_there_are_alike_and_one_that_does_is_not(
+@pytest.mark.parametrize("sign", ["<", "<=", ">", ">=", "~"])
+def test_two_that_never_get_there_prove_nothing(tmp_path: Path, sign: str) -> None:
+    plan = study(tmp_path)
+    claim = Claim("so they say", "1", "CartPole-v1", "steps_to:500", "", sign, "0.5")
+    assert judge(claim, plan, results_of(plan)).holds == "neither got there"
+    assert judge(replace(claim, sign="<=", than=100.0), plan, results_of(plan)).holds.startswith("no")
+
+
+@pytest.mark.parametrize(("levels", "holds"), [((10.0, 100.0), "no"), ((100.0, 10.0), "no"), ((100.0, 100.0), "yes")])
+def test_one_that_gets_there_and_one_that_never_does_are_not_alike(
     tmp_path: Path, levels: tuple[float, float], holds: str
 ) -> None:
     plan = study(tmp_path)

@@ -79,7 +79,7 @@ def test_a_file_in_the_way_is_one_line_and_costs_no_training(
     path, file = write_plan(tmp_path), tmp_path / "file"
     file.write_text("in the way")
     line = [str(path), "--seeds", "1", "--only", "auto", "--workers", "0", *words(tmp_path), "--logs", str(file)]
-    with pytest.warns(NotKeptWarning, match=r"model.pkl of curve 'auto', seed 1, is not kept"):
+    with pytest.warns(NotKeptWarning, match=r"model_\w+.pkl of curve 'auto', seed 1, is not kept"):
         assert main([*line, "--no-report"]) == 0
     assert len(read_results(path_of(tmp_path / "results" / "small", "CartPole-v1", "auto"))) == 1
     capsys.readouterr()
@@ -129,6 +129,39 @@ def test_a_page_that_no_study_has_written_is_not_written_over(
     page.unlink()
     for _ in range(2):
         assert main([str(shipped), "--report", "--docs", "other"]) == 0
+
+
+def test_two_studies_of_ones_own_with_one_name_do_not_write_over_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = (write_plan(Path(name), PLAN.replace("A small one", name)) for name in ("week1", "week2"))
+    for _ in range(2):
+        assert main([str(first), "--report"]) == 0
+    page = Path("docs", "studies", "small.md")
+    assert "the plan is `week1/small.yml`" in page.read_text()
+    capsys.readouterr()
+    assert main([str(second), "--workers", "0"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: week2/small.yml: docs/studies/small.md is the page of ")
+    assert "week1/small.yml: rename your file, give it another `page`, or give --docs" in said
+    assert "# week1" in page.read_text()
+    assert not Path("results").exists()
+    first.unlink()  # where the file was moved, its page is its own
+    assert main([str(second), "--report"]) == 0
+    assert "# week2" in page.read_text()
+
+
+def test_what_was_never_logged_and_a_page_that_is_not_there_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "seeds: 2\nrecord: [train/policy_loss, train/valueloss]\nput_into: nofile.md#mark"
+    path = write_plan(tmp_path, PLAN.replace("record: train/gae_lambda\n", "").replace("seeds: 2", more))
+    line = [str(path), "--only", "auto", "--workers", "0", *words(tmp_path)]
+    assert main(line) == 0
+    assert f"{tmp_path / 'docs' / 'nofile.md'} is not there, and nothing is put into it" in capsys.readouterr().out
+    page = (tmp_path / "docs" / "studies" / "small.md").read_text()
+    assert "Logged by none of them: `train/valueloss`." in page
 
 
 def test_a_study_that_asks_for_the_page_of_a_shipped_one_is_refused(

@@ -26,7 +26,7 @@ from sb3_pg.study.pictures import as_gif, film, shadow
 from sb3_pg.study.plan import Study, read_study
 from sb3_pg.study.report import write_index, write_report
 from sb3_pg.study.runner import Results, missing, read_all
-from sb3_pg.study.training import MODEL, quiet_mujoco, train
+from sb3_pg.study.training import model_path, quiet_mujoco, train
 
 STUDIES = sorted((Path(__file__).parents[2] / "zoo_scripts" / "studies").glob("*.yml"))
 
@@ -129,6 +129,15 @@ def test_seconds_are_the_clock_of_the_seeds_and_three_decades_are_shown(
     assert line.get_xdata()[[0, 1, -1]].tolist() == [1e-4, 0.2, 5.0]
     assert axes.get_xscale() == "log"
     assert axes.get_xlim()[0] == pytest.approx(0.005)
+
+
+def test_the_table_has_the_median_of_the_seeds_seconds(tmp_path: Path) -> None:
+    plan = study(tmp_path)
+    results = results_of(plan)
+    results.found["CartPole-v1", "auto"][3].seconds[-1] = 500.0
+    text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
+    (row,) = (line for line in text.splitlines() if line.startswith("| auto | 128 |"))
+    assert row.endswith("| 5 |")
 
 
 def test_two_seeds_have_no_interval_and_make_no_profile(tmp_path: Path) -> None:
@@ -381,9 +390,18 @@ def test_pictures_of_other_settings_do_not_stay_on_the_page(tmp_path: Path) -> N
     assert text.count("seed 1 of one has not been trained with these settings") == 2
     assert shown(plan, results_of(plan), docs, logs)[1] == drawn
     # It may have been drawn with this model, and so not by these settings
+    (of_these,) = missing(other, read_all(other, tmp_path), logs=logs)
     text, left = shown(other, results_of(other), docs, logs)
     assert left == set()
     assert text.count("the model of one that is kept here was trained with other settings") == 2
+    # Each has a model of its own: neither takes the place of the other's
+    train(of_these)
+    assert shown(other, results_of(other), docs, logs)[1] == drawn
+    assert shown(plan, results_of(plan), docs, logs)[1] == drawn
+    # Where a version before this one has left its model under a name without settings
+    model_path(task.folder, of_these.settings).unlink()
+    model_path(task.folder, task.settings).rename(Path(task.folder, "model.pkl"))
+    assert shown(plan, results_of(plan), docs, logs)[1] == drawn
 
 
 def test_where_the_first_seed_diverged_the_page_says_why_there_is_no_film(tmp_path: Path) -> None:
@@ -400,8 +418,8 @@ def test_a_model_that_cannot_be_read_leaves_the_pictures_there_are(tmp_path: Pat
     plan, docs, logs = study(tmp_path, WALKS), tmp_path / "docs", tmp_path / "logs"
     (task,) = missing(plan, read_all(plan, tmp_path), logs=logs)
     Path(task.folder).mkdir(parents=True)
-    Path(task.folder, MODEL).write_bytes(b"cut")
-    assert "model.pkl cannot be read as a model" in film(plan, logs)[1]
+    model_path(task.folder, task.settings).write_bytes(b"cut")
+    assert f"{model_path(task.folder, task.settings)} cannot be read as a model" in film(plan, logs)[1]
     for name in ("01_walks.png", "agent.gif"):
         put = docs / "studies" / "small" / name
         put.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,15 @@ from study.small_study import study
 
 from sb3_pg.study import training
 from sb3_pg.study.results import N_SHARES, RunSettings, plain
-from sb3_pg.study.training import MODEL, Checkpoints, LearningCurve, NotKeptWarning, RunTask, checkpoint_path, train
+from sb3_pg.study.training import (
+    Checkpoints,
+    LearningCurve,
+    NotKeptWarning,
+    RunTask,
+    checkpoint_path,
+    model_path,
+    train,
+)
 
 BLOCK: dict[str, Any] = {"policy": "MlpPolicy", "n_timesteps": 1024, "n_envs": 2, "n_steps": 32, "normalize": True}
 
@@ -134,12 +142,14 @@ def test_files_that_cannot_be_written_do_not_cost_the_training(tmp_path: Path) -
     assert comparable(result) == comparable(train(task("vpg")))
     first, *_, last = [str(one.message) for one in caught]
     assert re.search(r"checkpoint_[0-9a-f]{8}\.pkl of curve 'a', seed 3, is not kept: Not a directory$", first)
-    assert last.endswith("model.pkl of curve 'a', seed 3, is not kept: Not a directory")
+    assert re.search(r"model_[0-9a-f]{8}\.pkl of curve 'a', seed 3, is not kept: Not a directory$", last)
 
 
 def test_the_model_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
-    result = train(task("vpg", tmp_path, keep_model=True))
-    assert pickle.loads((tmp_path / MODEL).read_bytes())["normalize"]["obs_rms"].count > 1000
+    asked = task("vpg", tmp_path, keep_model=True)
+    result = train(asked)
+    packed = pickle.loads(model_path(tmp_path, asked.settings).read_bytes())
+    assert packed["normalize"]["obs_rms"].count > 1000
     assert len(result.evaluation) == 2
     assert result.versions["sb3_pg"]
     assert np.isfinite(result.area)
@@ -152,7 +162,7 @@ def test_a_training_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert result.failure
     assert result.evaluation == []
     assert len(result.seconds) == N_SHARES
-    assert not (tmp_path / MODEL).exists()
+    assert not list(tmp_path.glob("*.pkl"))
 
 
 def test_weights_that_are_infinite_in_the_end_are_divergence_for_any_algorithm(tmp_path: Path) -> None:
@@ -160,7 +170,7 @@ def test_weights_that_are_infinite_in_the_end_are_divergence_for_any_algorithm(t
     result = train(RunTask("a", RunSettings("a2c", "CartPole-v1", 64, block), 1, folder=str(tmp_path), keep_model=True))
     assert "infinite" in result.failure
     assert result.evaluation == []
-    assert not (tmp_path / MODEL).exists()
+    assert not list(tmp_path.glob("*.pkl"))
 
 
 def test_successes_are_of_the_episodes_that_report_them() -> None:

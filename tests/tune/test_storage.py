@@ -200,9 +200,10 @@ def test_a_study_of_other_settings_is_refused_by_their_names() -> None:
     StudyRecord(kept, "study", {**settings, "seeds": (1, 2)})
     with pytest.raises(TuneError, match=r"algo was 'vpg', is 'a2c'.*--study-name"):
         StudyRecord(kept, "study", {**settings, "algo": "a2c"})
-    with pytest.raises(TuneError, match="space: gamma was 'wide', is None"):
+    with pytest.raises(TuneError, match="space: gamma was 'wide', is not there"):
         StudyRecord(kept, "study", {**settings, "space": {"n_steps": "few"}})
-    assert differences({"a": 1}, {"b": 2}) == ["a was 1, is None", "b was None, is 2"]
+    assert differences({"a": 1}, {"b": 2}) == ["a was 1, is not there", "b was not there, is 2"]
+    assert differences({"a": {}, "b": 1}, {"a": {"c": None}, "b": 1}) == ["a: c was not there, is None"]
 
 
 def test_a_study_of_something_else_is_refused() -> None:
@@ -255,12 +256,17 @@ def test_the_lease_of_a_search_that_is_gone_is_free(record: StudyRecord, changes
 
 
 def test_the_lease_of_a_zombie_is_free(record: StudyRecord) -> None:
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    record.set_attribute(DRIVER, owner(pid=child.pid, started="1"))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    record.set_attribute(DRIVER, owner(**storage._process(child.pid)))
+    with pytest.raises(TuneError, match=f"process {child.pid}"), Lease(record):
+        pass
+    assert child.stdin is not None
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # nobody has asked how it ended
     with Lease(record):
         pass
-    child.wait()
+    child.communicate()
 
 
 def test_the_lease_of_a_search_on_another_machine_lasts_while_it_beats(
