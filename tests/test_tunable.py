@@ -275,7 +275,7 @@ def test_a_rules_gradients_are_those_of_the_hosts_policy_and_advantages() -> Non
     assert found is not None
     blocks, counts = split_episodes(data.dones)
     psi = advantages.reshape(2, -1)
-    psi = (psi - psi.mean(axis=1, keepdims=True)) / psi.std(axis=1, keepdims=True)
+    psi = (psi - psi.mean(axis=1, keepdims=True)) / psi.std(axis=1, keepdims=True, ddof=1)
     observations = th.as_tensor(buffer.observations.reshape(48, -1))
     actions = th.as_tensor(buffer.actions.reshape(48)).long()
     layer = model.policy.action_net

@@ -107,9 +107,9 @@ def paths_of(name: str) -> list[Path]:
 
 def _check_places(study: Study, args: argparse.Namespace) -> None:
     """
-    Keep a study from pages that no study has written, and one of one's own from what belongs to the project's.
+    Keep a study from pages that no study has written, and one of one's own from what belongs to another.
 
-    :raises StudyError: when it would replace such a page, or write into the project's results
+    :raises StudyError: when it would replace such a page, or another study's, or write into the project's results
     """
     page = args.docs / study.page
     there = page.read_text(encoding="utf-8", errors="replace") if page.exists() and not args.no_report else ""
@@ -118,10 +118,6 @@ def _check_places(study: Study, args: argparse.Namespace) -> None:
         raise StudyError(f"{study.path}: {message}")
     if is_of_the_project(study.path):
         return
-    other = args.docs.resolve().parent / plan_of(there)
-    if other.is_file() and not other.samefile(study.path):
-        message = f"{page} is the page of {other}: rename your file, give it another `page`, or give --docs"
-        raise StudyError(f"{study.path}: {message}")
     home = _places(tiny=False)
     for path in sorted(STUDIES.glob("*.yml")):
         same_results = path.stem == study.name and args.results.resolve() == home["results"].resolve()
@@ -130,8 +126,14 @@ def _check_places(study: Study, args: argparse.Namespace) -> None:
             raise StudyError(f"{study.path}: {message}")
         theirs = home["docs"] / page_name(Section(read_document(path), (), None))
         if not args.no_report and page.resolve() == theirs.resolve():
-            message = f"{page} is the page of {path}: rename your file, give it another `page`, or give --docs"
-            raise StudyError(f"{study.path}: {message}")
+            raise StudyError(f"{study.path}: {_belongs(page, path)}")
+    other = args.docs.resolve().parent / plan_of(there)
+    if other.is_file() and not other.samefile(study.path):
+        raise StudyError(f"{study.path}: {_belongs(page, plan_of(there))}")
+
+
+def _belongs(page: Path, plan: str | Path) -> str:
+    return f"{page} is the page of {plan}: rename your file, give it another `page`, or give --docs"
 
 
 def reproduce(study: Study, args: argparse.Namespace) -> None:

@@ -203,17 +203,18 @@ def _state(study: Study, results: Results) -> Iterator[str]:
 
 
 def never_logged(study: Study, results: Results) -> list[str]:
-    """What the plan records and no training has logged: misspelt, or of an algorithm that is not in it.
+    """What was recorded of trainings, and none has logged: misspelt, or of an algorithm that is not in the plan.
 
     :param study: the plan
     :param results: of its trainings
     """
-    found = [result for env, name in results.found for result in results.of(env, name)]
-    return [key for key in study.record if found and not any(any(_numbers_of(each, key)) for each in found)]
-
-
-def _numbers_of(result: RunResult, key: str) -> list[bool]:
-    return [value is not None for value in result.logged.get(key, [])]
+    everything = [result for env, name in results.found for result in results.of(env, name)]
+    silent = []
+    for key in study.record:
+        recorded = [result.logged[key] for result in everything if key in result.logged]
+        if recorded and all(value is None for values in recorded for value in values):
+            silent.append(key)
+    return silent
 
 
 def _claims(verdicts: list[Verdict], study: Study) -> Page:

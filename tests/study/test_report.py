@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import re
 import shlex
 import sys
@@ -37,7 +38,7 @@ def test_a_page_has_claims_figures_numbers_and_commands(tmp_path: Path) -> None:
     page = write_report(plan, results, tmp_path / "docs", tmp_path / "logs")
     text = page.read_text()
     assert "6 of 6 trainings are done." in text
-    assert "| One is better than a half |  | λ = 1: return in the last tenth" in text
+    assert "| One is better than a half | > λ = 0.5 | λ = 1: return in the last tenth" in text
     assert "| yes | It is not. |" in text
     assert "| λ = 0.5 | 128 | 3 | 49.9 [49, 50.9] |" in text
     assert "| `auto` |" in text
@@ -81,7 +82,7 @@ def test_a_record_that_came_later_and_a_study_elsewhere_are_said(tmp_path: Path)
     text = write_report(plan, results_of(plan), tmp_path / "docs", tmp_path / "logs").read_text()
     assert "Trainings from before the plan's record of `train/loss`, which have no such numbers: 9." in text
     assert "`python -m sb3_pg.study 'my plans/small.yml'` trains what is missing and writes this page" in text
-    assert "the plan is `small.yml`" in text
+    assert f"the plan is `{os.path.relpath(Path('my plans', 'small.yml'), tmp_path)}`" in text
 
 
 def test_points_that_are_never_reached_are_said_in_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

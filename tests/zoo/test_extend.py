@@ -221,7 +221,7 @@ def test_the_lectures_walker_has_its_numbers() -> None:
     block = yaml.safe_load(hyperparams_path("ppo_gae").read_text())["Walker2d-v5"]
     assert (block["n_steps"] * block["n_envs"], block["batch_size"], block["n_epochs"]) == (20480, 2048, 3)
     assert (block["gamma"], block["gae_lambda"], block["ent_coef"], block["clip_range"]) == (0.995, 0.95, 0.005, 0.2)
-    assert (block["learning_rate"], block["n_timesteps"]) == (0.0003, 3e7)
+    assert (block["learning_rate"], block["n_timesteps"]) == ("lin_0.0003", 3e7)
     assert eval(block["policy_kwargs"]) == {"net_arch": [512, 512, 512]}
     assert eval(block["normalize"]) == {"norm_obs": True, "norm_reward": False}
 
