@@ -166,6 +166,11 @@ def why_not_plain(
     return next((reason for reason, applies in checks.items() if applies), "")
 
 
+def rms_prop(eps: float) -> dict[str, Any]:
+    """The ``policy_kwargs`` that SB3's A2C adds for ``use_rms_prop``, and VPG as it does."""
+    return dict(optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.99, eps=eps, weight_decay=0))
+
+
 def sample_observation(policy: SB3ActorCriticPolicy) -> PyTorchObs:
     """One observation of the policy's space, as a batch of one; the global random state is left alone."""
     space = policy.observation_space
@@ -177,12 +182,16 @@ def sample_observation(policy: SB3ActorCriticPolicy) -> PyTorchObs:
     return policy.obs_to_tensor(observation)[0]
 
 
-def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(
+    policy: SB3ActorCriticPolicy, has_critic: bool = True
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Divide a policy's parameters into the actor's and the critic's.
 
     The critic's are those that the values depend on, found by following the graph of one forward pass, so that it
     holds for any policy whatever its layers are called. All others are the actor's.
 
+    :param policy: to be divided
+    :param has_critic: whether values will be learnt; if not, parameters that serve both are the actor's
     :raises ValueError: when a parameter serves both; two optimizers would then pull at it
     """
     policy.set_training_mode(False)
@@ -195,7 +204,9 @@ def split_parameters(policy: SB3ActorCriticPolicy) -> tuple[list[nn.Parameter], 
         for parameter in frozen:
             parameter.requires_grad = False
     shared = [name for name, parameter in policy.named_parameters() if id(parameter) in actor & critic]
-    if shared:
+    if not has_critic:
+        critic -= actor
+    elif shared:
         raise ValueError(
             f"joint_optimizer=False, but actor and critic share the parameters {', '.join(shared[:3])}"
             f"{' ...' if len(shared) > 3 else ''}; accepted are joint_optimizer=True, or a policy that shares none "
@@ -233,16 +244,19 @@ def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
     return of_actor.isdisjoint(of_critic) and of_actor | of_critic <= {id(weight) for weight in policy.parameters()}
 
 
-def split_optimizers(policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float) -> None:
+def split_optimizers(
+    policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float, has_critic: bool = True
+) -> None:
     """Give the policy two optimizers, ``policy.optimizer`` (actor) and ``policy.critic_optimizer``.
 
     Both are of the policy's ``optimizer_class`` with its ``optimizer_kwargs``.
 
     :param learning_rate: the actor's
     :param vf_learning_rate: the critic's
+    :param has_critic: see :func:`split_parameters`
     :raises ValueError: see :func:`split_parameters`
     """
-    actor, critic = split_parameters(policy)
+    actor, critic = split_parameters(policy, has_critic)
     build: Any = policy.optimizer_class
     kwargs = dict(policy.optimizer_kwargs)
     if build is th.optim.Adam:

@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_pg import training_state
 from sb3_pg.files import whole
+from sb3_pg.policies import rms_prop
 from sb3_pg.rollout.env_state import EnvironmentKeeper, State
 
 SelfSaving = TypeVar("SelfSaving", bound="SavingMixin")
@@ -280,19 +281,20 @@ class SavingMixin(OnPolicyAlgorithm):
         :param saved: these ``policy_kwargs``
         :raises ValueError: when the optimizer would be another one
         """
-        is_rms_prop = saved.get("optimizer_class") is th.optim.RMSprop
-        there = {"use_rms_prop": is_rms_prop, "rms_prop_eps": saved.get("optimizer_kwargs", {}).get("eps")}
-        for name in _OF_THE_OPTIMIZER:
+        kept = {name: value for name, value in changes.items() if name not in _OF_THE_OPTIMIZER}
+        given = kept.get("policy_kwargs")
+        named = "optimizer_class" in (given or {})  # the user's own goes before use_rms_prop, here as in constructors
+        there, of_rms_prop = _optimizer_in(saved)
+        for name, value in {} if named else there.items():
             # RL Zoo gives all of a block's values to load(): those that are so already are no change
-            if name in changes and changes[name] != there[name]:
+            if changes.get(name, value) != value:
                 raise ValueError(
                     f"{name}={changes[name]!r} cannot be changed by load(), since the file holds the optimizer's "
                     "state; accepted is a new model, whose weights set_parameters() takes from the file"
                 )
-        kept = {name: value for name, value in changes.items() if name not in _OF_THE_OPTIMIZER}
-        if kept.get("policy_kwargs") is not None:
+        if given is not None:
             added = {key: value for key, value in saved.items() if key in cls._added_policy_kwargs}
-            kept["policy_kwargs"] = {**added, **kept["policy_kwargs"]}
+            kept["policy_kwargs"] = {**added, **given, **({} if named else of_rms_prop)}
         return kept
 
     @classmethod
@@ -377,6 +379,19 @@ def _policy_kwargs_of(path: File, custom_objects: dict[str, Any] | None) -> dict
     if isinstance(path, io.BufferedIOBase):
         path.seek(0)
     return dict((saved or {})["policy_kwargs"])
+
+
+def _optimizer_in(saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How the optimizer of these ``policy_kwargs`` was asked for.
+
+    :return: those of ``use_rms_prop`` and ``rms_prop_eps`` that it would tell if they were others; what the
+        constructor added for them
+    """
+    eps = (saved.get("optimizer_kwargs") or {}).get("eps", 0.0)
+    of_rms_prop = rms_prop(eps)
+    if all(saved.get(name) == value for name, value in of_rms_prop.items()):
+        return {"use_rms_prop": True, "rms_prop_eps": eps}, of_rms_prop
+    return {} if "optimizer_class" in saved else {"use_rms_prop": False}, {}
 
 
 def _read(path: File) -> tuple[dict[str, Any], bytes | None]:

@@ -51,8 +51,8 @@ class TunableLambda(SavingMixin):
     def _setup_model(self) -> None:
         # Here and not in a constructor: this mixin has none, and the files of the algorithm itself hold no rules
         vars(self).setdefault("_lambda_rules", LambdaRules())
-        if self.rollout_buffer_class in (None, RolloutBuffer, DictRolloutBuffer):
-            has_parts = isinstance(self.observation_space, spaces.Dict)
+        has_parts = isinstance(self.observation_space, spaces.Dict)
+        if self.rollout_buffer_class in (None, DictRolloutBuffer if has_parts else RolloutBuffer):
             self.rollout_buffer_class = TunableDictRolloutBuffer if has_parts else TunableRolloutBuffer
         rule, given = check_tunable(self), self.gae_lambda
         # A buffer of the user's may compute with it at once

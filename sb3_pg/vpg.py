@@ -40,6 +40,7 @@ from sb3_pg.policies import (
     evaluate_values,
     has_split_optimizers,
     learns,
+    rms_prop,
     split_optimizers,
     use_numpy_tanh,
     weights_of,
@@ -229,8 +230,7 @@ class VPG(SavingMixin):
         self._lambda_rules = LambdaRules()
 
         if use_rms_prop and "optimizer_class" not in self.policy_kwargs:
-            self.policy_kwargs["optimizer_class"] = th.optim.RMSprop
-            self.policy_kwargs["optimizer_kwargs"] = dict(alpha=0.99, eps=rms_prop_eps, weight_decay=0)
+            self.policy_kwargs |= rms_prop(rms_prop_eps)
         if isinstance(policy, str) and not joint_optimizer:
             # Two optimizers cannot share a features extractor; where it has no weights, sharing changes nothing
             self.policy_kwargs.setdefault("share_features_extractor", False)
@@ -275,7 +275,8 @@ class VPG(SavingMixin):
                 UserWarning,
                 stacklevel=5,
             )
-        split_optimizers(self.policy, self.lr_schedule(1.0), self._vf_learning_rate())
+        rates = self.lr_schedule(1.0), self._vf_learning_rate()
+        split_optimizers(self.policy, *rates, has_critic=self.baseline == "value")
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # The last batch goes beyond the total, and a schedule below zero would send the last step uphill

@@ -218,6 +218,17 @@ def test_a_shared_trunk_in_a_users_network_is_refused_by_name() -> None:
         split_parameters(build(SharedTrunkPolicy))
 
 
+@pytest.mark.parametrize("make", [lambda: cnn(share_features_extractor=True), lambda: build(SharedTrunkPolicy)])
+def test_without_a_critic_what_is_shared_is_the_actors(make: Any) -> None:
+    policy = make()
+    actor, critic = (names_of(policy, part) for part in split_parameters(policy, has_critic=False))
+    assert {name.split(".")[0] for name in critic} <= {"value_net", "mlp_extractor"}
+    assert "value_net.weight" in critic
+    assert not any("trunk" in name for name in critic)
+    assert any("trunk" in name or name.startswith("features_extractor.") for name in actor)
+    assert sorted([*actor, *critic]) == sorted(name for name, _ in policy.named_parameters())
+
+
 def test_splitting_changes_neither_weights_nor_gradients_nor_random_numbers() -> None:
     policy = build(action_space=ACTION_SPACES["Box"], use_sde=True)
     weights = {name: weight.clone() for name, weight in policy.state_dict().items()}

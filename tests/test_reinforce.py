@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
-from helpers import ACTION_SPACES, RandomEnv, ScriptedEnv, one_rollout, same, tiny, weights
+from helpers import ACTION_SPACES, IMAGE, RandomEnv, ScriptedEnv, one_rollout, same, tiny, weights
 
 from sb3_pg import REINFORCE, VPG
 
@@ -41,6 +42,19 @@ def test_reinforce_moves_the_actor_and_not_the_critic(space: Any) -> None:
     assert not th.equal(before["action_net.weight"], after["action_net.weight"])
     for key in ("value_net.weight", "mlp_extractor.value_net.0.weight"):
         assert th.equal(before[key], after[key])
+
+
+def test_without_a_critic_the_actor_learns_a_features_extractor_that_it_would_share() -> None:
+    shared = dict(net_arch=[], share_features_extractor=True)
+    make = partial(tiny, lambda: RandomEnv(ACTION_SPACES[1], IMAGE), "CnnPolicy", policy_kwargs=shared)
+    model = make(REINFORCE)
+    before = weights(model)
+    model.learn(16)
+    after = weights(model)
+    assert not th.equal(before["features_extractor.cnn.0.weight"], after["features_extractor.cnn.0.weight"])
+    assert th.equal(before["value_net.weight"], after["value_net.weight"])
+    with pytest.raises(ValueError, match=r"share the parameters features_extractor\."):
+        make(REINFORCE, baseline="value")
 
 
 def test_the_weight_of_a_step_is_its_discounted_return() -> None:

@@ -535,11 +535,51 @@ def test_plain_sb3_reads_our_files(tmp_path: Path) -> None:
     assert loaded.learn(32, reset_num_timesteps=False).num_timesteps == 64
 
 
-@pytest.mark.parametrize("wrong", [dict(use_rms_prop=True), dict(rms_prop_eps=1e-3)])
-def test_how_the_optimizer_is_built_cannot_be_changed_at_loading(tmp_path: Path, wrong: dict[str, Any]) -> None:
-    tiny().save(tmp_path / "model")
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.* cannot be changed by load.*set_parameters"):
+@pytest.mark.parametrize(
+    ("built", "wrong"),
+    [
+        (dict(use_rms_prop=False), dict(use_rms_prop=True)),
+        (dict(use_rms_prop=True), dict(use_rms_prop=False)),
+        (dict(use_rms_prop=True), dict(use_rms_prop=True, rms_prop_eps=1e-3)),
+        (dict(use_rms_prop=True), dict(rms_prop_eps=1e-3, policy_kwargs=dict(net_arch=[4]))),
+    ],
+)
+def test_how_the_optimizer_is_built_cannot_be_changed_at_loading(tmp_path: Path, built: Any, wrong: Any) -> None:
+    tiny(**built).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"(rms_prop_eps=0.001|use_rms_prop=).* cannot be changed by.*set_parameters"):
         VPG.load(tmp_path / "model", **wrong)
+
+
+OWN_OPTIMIZER = dict(net_arch=[8], optimizer_class=th.optim.RMSprop, optimizer_kwargs=dict(alpha=0.9, eps=1e-3))
+
+
+@pytest.mark.parametrize("algorithm", [VPG, TunableA2C])
+@pytest.mark.parametrize(
+    "built",
+    [
+        dict(use_rms_prop=False, rms_prop_eps=1e-4),
+        dict(use_rms_prop=True, policy_kwargs=OWN_OPTIMIZER),
+        dict(use_rms_prop=False, rms_prop_eps=1e-4, policy_kwargs=OWN_OPTIMIZER),
+        dict(use_rms_prop=True, rms_prop_eps=1e-4, policy_kwargs=dict(net_arch=[4])),
+        dict(use_rms_prop=True, policy_kwargs=dict(net_arch=[4], optimizer_kwargs=dict(eps=1.0))),
+    ],
+    ids=["eps without effect", "own optimizer", "own optimizer, nothing asked", "network", "kwargs without a class"],
+)
+def test_all_that_built_a_model_may_be_said_again_at_loading(tmp_path: Path, algorithm: Any, built: Any) -> None:
+    model = tiny(algorithm=algorithm, **deepcopy(built)).learn(16)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", random_env(), **deepcopy(built))
+    assert same(weights(loaded), weights(model))
+    assert type(loaded.policy.optimizer) is type(model.policy.optimizer)
+    assert loaded.policy.optimizer.defaults == model.policy.optimizer.defaults
+
+
+def test_an_optimizers_own_arguments_say_what_use_rms_prop_would(tmp_path: Path) -> None:
+    kwargs = dict(alpha=0.99, eps=1e-5, weight_decay=0)
+    spelt_out = dict(net_arch=[8], optimizer_class=th.optim.RMSprop, optimizer_kwargs=kwargs)
+    tiny(policy_kwargs=spelt_out).save(tmp_path / "model")
+    loaded = VPG.load(tmp_path / "model", use_rms_prop=False, policy_kwargs=spelt_out)
+    assert type(loaded.policy.optimizer) is th.optim.RMSprop
 
 
 @pytest.mark.parametrize("algorithm", [VPG, TunableA2C])

@@ -440,6 +440,12 @@ def test_sb3s_own_buffers_are_replaced_by_ours() -> None:
     assert type(ours(TunableA2C, **kind).rollout_buffer) is TunableDictRolloutBuffer
 
 
+def test_a_buffer_that_does_not_fit_the_observations_is_refused_as_the_hosts_do() -> None:
+    for make in (ours, host_of):
+        with pytest.raises(AssertionError, match="DictRolloutBuffer must be used with Dict obs space only"):
+            make(TunableA2C, rollout_buffer_class=DictRolloutBuffer)
+
+
 def test_a_rule_on_the_model_is_followed_by_a_number_and_the_other_way_round() -> None:
     model = ours(TunableA2C, gae_lambda="auto:0.9").learn(32)
     model.gae_lambda = 0.3

@@ -107,6 +107,7 @@ def training(
     """A contender that trains."""
 
     def set_up() -> Callable[[], int]:
+        """Build the model, and train for one batch to warm up."""
         env = make_env()
         n_steps = batch // env.num_envs
         model = algorithm(policy, env, n_steps=n_steps, **COMMON, **settings)
@@ -114,6 +115,7 @@ def training(
         chunk = n_steps * env.num_envs * 2
 
         def run() -> int:
+            """Train for two batches; return their steps."""
             model.learn(chunk)
             return chunk
 
@@ -141,11 +143,13 @@ def raw(make_env: Callable[[], VecEnv]) -> Contender:
     """Stepping alone, with actions drawn beforehand."""
 
     def set_up() -> Callable[[], int]:
+        """Reset the environments, and draw actions for 64 steps, which are taken over and over."""
         env = make_env()
         env.reset()
         actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(64)]
 
         def run() -> int:
+            """Take 4096 steps, or the multiple of the environments below it; return how many."""
             n_steps = 4096 // env.num_envs
             for step in range(n_steps):
                 env.step(actions[step % 64])
@@ -160,6 +164,7 @@ def tianshou_reinforce(env_id: str, n_envs: int) -> Contender:
     """Tianshou's REINFORCE (actor only, no critic) with the same network and batch, in its own vector environment."""
 
     def set_up() -> Callable[[], int]:
+        """Build the algorithm and its collector, and train for one batch to warm up."""
         from tianshou.algorithm.algorithm_base import policy_within_training_step
         from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy, ProbabilisticActorPolicy, Reinforce
         from tianshou.algorithm.optim import AdamOptimizerFactory
@@ -186,6 +191,7 @@ def tianshou_reinforce(env_id: str, n_envs: int) -> Contender:
         collector.reset()
 
         def run() -> int:
+            """Collect one batch and learn from it; return its steps."""
             collector.collect(n_step=BATCH)
             with policy_within_training_step(algorithm.policy):
                 algorithm.update(buffer=collector.buffer, batch_size=None, repeat=1)
@@ -327,6 +333,7 @@ def memory_of_an_update(which: str, pipe: Any) -> None:
     train, times = model.train, []
 
     def timed_train() -> None:
+        """Do the model's own train(), and note the seconds of this process that it takes."""
         start = time.process_time()
         train()
         times.append(time.process_time() - start)

@@ -55,7 +55,9 @@ def run_scenarios(only: str) -> Results:
     for name, (kind, scenario) in tqdm(chosen.items(), unit="fault"):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # a killed run may still write
             try:
-                results[name] = {"kind": kind, **scenario(Path(folder))._asdict()}
+                report = scenario(Path(folder))
+                seen = re.sub(r"\.\d+\.unfinished", ".PID.unfinished", report.seen)  # every run has another process
+                results[name] = {"kind": kind, **report._replace(seen=seen)._asdict()}
             except (Exception, KeyboardInterrupt):
                 results[name] = {"kind": kind, "failure": traceback.format_exc()}
     return results
@@ -74,8 +76,7 @@ def cell(text: str) -> str:
 
 
 def code(line: str) -> str:
-    """A line as code, which may have single backticks in it; every run has another process id."""
-    line = re.sub(r"\.\d+\.unfinished", ".PID.unfinished", line)
+    """A line as code, which may have single backticks in it."""
     return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 

@@ -264,7 +264,7 @@ class GradientAgreement:
         warm_up: int = 10,
         batches: float = BATCHES,
     ) -> None:
-        self.default, self.lambdas = default, _candidates(default, lambdas, also=1.0)  # the last is the reference
+        self.default, self.lambdas = default, _candidates(default, lambdas, also=(1.0,))  # the last is the reference
         if not (_are_numbers(memory) and 0.5 < memory < 1):
             raise ValueError(f"memory={memory!r} must be a number between 0.5 and 1")
         if not (_are_numbers(caution, gate) and caution >= 0 and gate >= 0):
@@ -446,14 +446,14 @@ def mean_kl(log_ratios: Array) -> float:
         return float(np.mean(np.expm1(log_ratios) - log_ratios))
 
 
-def _candidates(default: float, lambdas: Sequence[float], also: float | None = None) -> Array:
+def _candidates(default: float, lambdas: Sequence[float], also: Sequence[float] = ()) -> Array:
     """Default, the others and ``also``, in order."""
     are_numbers = np.iterable(lambdas) and _are_numbers(default, *lambdas)
     if not (are_numbers and all(0 <= each <= 1 for each in (default, *lambdas))):
         raise ValueError(
             f"default={default!r}, lambdas={lambdas!r}: a number in [0, 1] and a list of such numbers are expected"
         )
-    found: Array = np.unique(np.array([default, *lambdas, default if also is None else also], dtype=np.float64))
+    found: Array = np.unique(np.array([default, *lambdas, *also], dtype=np.float64))
     return found
 
 

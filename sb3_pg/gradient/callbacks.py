@@ -20,7 +20,7 @@ from sb3_pg.advantage.estimators import Array, standardize
 from sb3_pg.gradient.per_episode import Blocks, block_gradients, split_episodes
 from sb3_pg.gradient.statistics import GradientStatistics, gradient_statistics
 from sb3_pg.rollout.buffer import TrajectoryBuffer, samples_in_order
-from sb3_pg.rollout.tunable_buffer import TunableBuffer, times_of_rows
+from sb3_pg.rollout.tunable_buffer import TunableBuffer, ends_of_rows, times_of_rows
 from sb3_pg.threads import one_thread_if_small
 
 # With fewer segments of episodes than this the rollout is cut into smaller blocks, about twice as many.
@@ -57,12 +57,12 @@ def is_readable(model: BaseAlgorithm) -> bool:
     return fits and not hasattr(policy, "lstm_actor")
 
 
-def read_batch(model: OnPolicyAlgorithm, first_times: NDArray[np.int64] | None = None) -> Batch:
+def read_batch(model: OnPolicyAlgorithm, times: NDArray[np.int64] | None = None) -> Batch:
     """The batch in the model's rollout buffer, after collection and before training; a copy of nothing is kept.
 
     :param model: the algorithm
-    :param first_times: for SB3's own buffers, which do not know how old the episodes are that the rollout goes on
-        with: steps since they began, shape ``(n_envs,)``; zero when not given
+    :param times: steps since the episode began, shape ``(n_steps, n_envs)``, for SB3's own buffers, which count none;
+        as if the rollout began an episode in every environment when not given
     :raises ValueError: when the buffer has been flattened for training already
     """
     buffer = model.rollout_buffer
@@ -71,26 +71,23 @@ def read_batch(model: OnPolicyAlgorithm, first_times: NDArray[np.int64] | None =
         valid = buffer.valid_steps
         observations, actions, dones, times = samples.observations, samples.actions, buffer.dones, buffer.times
     else:
-        observations, actions, dones, times = _from_host(buffer, first_times)
+        observations, actions, dones, times = _from_host(buffer, times)
         valid = np.ones(dones.shape, dtype=bool)
     weights, returns, values = (array[valid] for array in (_weights(model, valid), buffer.returns, buffer.values))
     return Batch(observations, actions, weights, returns, values, dones, valid, times[valid])
 
 
 def _from_host(
-    buffer: RolloutBuffer, first_times: NDArray[np.int64] | None
+    buffer: RolloutBuffer, times: NDArray[np.int64] | None
 ) -> tuple[PyTorchObs, th.Tensor, NDArray[np.bool_], NDArray[np.int64]]:
     """What SB3's own buffers hold, in the order of time."""
     if getattr(buffer, "generator_ready", False):
         raise ValueError("rollout_buffer has been flattened by get(); expected is one between collection and training")
-    dones = np.zeros(buffer.episode_starts.shape, dtype=bool)
-    dones[:-1] = buffer.episode_starts[1:]
-    if isinstance(buffer, TunableBuffer):
-        times = buffer.times
-    else:
-        times = times_of_rows(buffer, np.zeros(1, dtype=np.int64) if first_times is None else first_times)
+    if times is None:
+        unknown = np.zeros(1, dtype=np.int64)
+        times = buffer.times if isinstance(buffer, TunableBuffer) else times_of_rows(buffer, unknown)
     samples = samples_in_order(buffer, buffer.advantages)
-    return samples.observations, samples.actions, dones, times
+    return samples.observations, samples.actions, ends_of_rows(buffer), times
 
 
 def _weights(model: OnPolicyAlgorithm, valid: NDArray[np.bool_]) -> Array:
@@ -186,12 +183,13 @@ class GradientStatisticsCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._n_rollouts += 1
-        model, first_times = cast(OnPolicyAlgorithm, self.model), self._first_times
+        model, times = cast(OnPolicyAlgorithm, self.model), None
         if not isinstance(model.rollout_buffer, TrajectoryBuffer | TunableBuffer):
-            self._first_times = times_of_rows(model.rollout_buffer, first_times)[-1] + 1
+            times = times_of_rows(model.rollout_buffer, self._first_times)
+            self._first_times = times[-1] + 1
         if self._n_rollouts % self.every:
             return
-        batch = read_batch(model, first_times)
+        batch = read_batch(model, times)
         statistics = batch_statistics(model, batch, all_layers=self.all_layers)
         if statistics is not None:
             self._log(statistics)

@@ -18,6 +18,17 @@ Choice = tuple[float | Array, float | Array]
 """Lambda of the advantages, and of the critic's target."""
 
 
+def ends_of_rows(buffer: RolloutBuffer) -> NDArray[np.bool_]:
+    """Which rows of one of SB3's buffers an episode ended with; of the last one it is not known, and False.
+
+    :param buffer: before or after training
+    :return: shape ``(n_steps, n_envs)``
+    """
+    dones = np.zeros((buffer.pos, buffer.n_envs), dtype=bool)
+    dones[:-1] = buffer.episode_starts[1 : buffer.pos]
+    return dones
+
+
 def times_of_rows(buffer: RolloutBuffer, first_times: NDArray[np.int64]) -> NDArray[np.int64]:
     """Steps since the episode began, of the rows that one of SB3's buffers has.
 
@@ -25,12 +36,9 @@ def times_of_rows(buffer: RolloutBuffer, first_times: NDArray[np.int64]) -> NDAr
     :param first_times: of the first row, where it does not begin an episode, shape ``(n_envs,)`` or ``(1,)``
     :return: shape ``(n_steps, n_envs)``
     """
-    starts = buffer.episode_starts[: buffer.pos].astype(bool)
-    if not len(starts):
-        return np.zeros(starts.shape, dtype=np.int64)
-    dones = np.zeros_like(starts)
-    dones[:-1] = starts[1:]
-    return times_in_episode(dones, np.where(starts[0], 0, first_times))
+    if not buffer.pos:
+        return np.zeros((0, buffer.n_envs), dtype=np.int64)
+    return times_in_episode(ends_of_rows(buffer), np.where(buffer.episode_starts[0], 0, first_times))
 
 
 class TunableBuffer(RolloutBuffer):

@@ -14,7 +14,7 @@ from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
 from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
 from sb3_pg.study.reading import Section, StudyError, read_document
-from sb3_pg.study.report import MADE_WITH, plan_of, write_index, write_report
+from sb3_pg.study.report import MADE_WITH, plan_named_on, write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
 
@@ -127,9 +127,10 @@ def _check_places(study: Study, args: argparse.Namespace) -> None:
         theirs = home["docs"] / page_name(Section(read_document(path), (), None))
         if not args.no_report and page.resolve() == theirs.resolve():
             raise StudyError(f"{study.path}: {_belongs(page, path)}")
-    other = args.docs.resolve().parent / plan_of(there)
+    named = plan_named_on(there)
+    other = args.docs.resolve().parent / named
     if other.is_file() and not other.samefile(study.path):
-        raise StudyError(f"{study.path}: {_belongs(page, plan_of(there))}")
+        raise StudyError(f"{study.path}: {_belongs(page, named)}")
 
 
 def _belongs(page: Path, plan: str | Path) -> str:
@@ -167,8 +168,8 @@ def reproduce(study: Study, args: argparse.Namespace) -> None:
                 write_index(args.docs, STUDIES)
         except NoMarksError as error:
             raise StudyError(str(error)) from error
-        for place in study.put_into:
-            target = args.docs / place.partition("#")[0]
+        for name, _ in study.put_into:
+            target = args.docs / name
             if not (study.tiny or target.exists()):
                 console.print(f"{study.name}: {target} is not there, and nothing is put into it", markup=False)
         console.print(f"{study.name}: {page}, {args.logs / study.name / 'report.html'}", markup=False)

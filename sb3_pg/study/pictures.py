@@ -89,7 +89,7 @@ def kept_model(study: Study, env_id: str, name: str, logs: Path) -> dict[str, An
     settings_now = study.settings(curve, env_id)
     folder = folder_of(logs, study, env_id, name, curve.seeds[0])
     path = model_path(folder, settings_now)
-    if not path.exists():
+    if not path.exists():  # a version before this one had one name for all settings; of others it is said that they are
         path = next(iter(sorted(folder.glob("model*.pkl"))), path)
     try:
         packed: dict[str, Any] = pickle.loads(path.read_bytes())

@@ -146,7 +146,7 @@ class Study:
     checkpoint_every: int | None = CHECKPOINT_EVERY
     picture: tuple[str, str] | None = None
     page: str = ""
-    put_into: tuple[str, ...] = ()
+    put_into: tuple[tuple[str, str], ...] = ()
     tiny: bool = False
     gym_packages: tuple[str, ...] = ()
     _blocks: dict[tuple[str, str], Block] = field(default_factory=dict, compare=False)
@@ -567,12 +567,15 @@ def _page(top: Section) -> str:
     return page
 
 
-def _places(top: Section) -> tuple[str, ...]:
-    places = top.texts("put_into")
-    for place in places:
-        if not re.fullmatch(r"[^#]+#[^#\s]+", place):
+def _places(top: Section) -> tuple[tuple[str, str], ...]:
+    """Files, seen from the documentation, and marks in them."""
+    places = []
+    for place in top.texts("put_into"):
+        found = re.fullmatch(r"([^#]+)#([^#\s]+)", place)
+        if not found:
             raise top.error("put_into", f"put_into must be FILE#MARK, such as lambda.md#study, not {place!r}")
-    return places
+        places.append((found[1], found[2]))
+    return tuple(places)
 
 
 def _picture(document: Document, top: Section, curves: tuple[Curve, ...]) -> tuple[str, str] | None:

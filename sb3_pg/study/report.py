@@ -93,8 +93,7 @@ def write_report(
         write_whole(folder / name, content)
     write_whole(page, as_markdown(blocks, folder.name))
     write_whole(logs / study.name / "report.html", as_html(study.title, blocks))
-    for place in study.put_into:
-        name, _, mark = place.partition("#")
+    for name, mark in study.put_into:
         target = docs / name
         if target.exists():
             relative = os.path.relpath(folder, target.parent).replace(os.sep, "/")
@@ -188,7 +187,7 @@ def _state(study: Study, results: Results) -> Iterator[str]:
             n_there, n_planned = sum(there[key] for key in keys), sum(planned[key] for key in keys)
             parts += [f"{label}: {n_there} of {n_planned}"] if n_there < n_planned else []
         yield f"In part: {'; '.join(parts)}."
-    if silent := never_logged(study, results):
+    if silent := _never_logged(study, results):
         yield f"Logged by none of them: {', '.join(f'`{key}`' for key in silent)}."
     failed = [
         f"{curve} on {env}, seed {result.seed} ({result.failure})"
@@ -202,12 +201,8 @@ def _state(study: Study, results: Results) -> Iterator[str]:
         yield "This is the tiny scale: it shows that the study runs, and nothing else."
 
 
-def never_logged(study: Study, results: Results) -> list[str]:
-    """What was recorded of trainings, and none has logged: misspelt, or of an algorithm that is not in the plan.
-
-    :param study: the plan
-    :param results: of its trainings
-    """
+def _never_logged(study: Study, results: Results) -> list[str]:
+    """What was recorded of trainings, and none has logged: misspelt, or of an algorithm that is not in the plan."""
     everything = [result for env, name in results.found for result in results.of(env, name)]
     silent = []
     for key in study.record:
@@ -249,11 +244,8 @@ def _bar(verdict: Verdict, study: Study) -> str:
     claim = verdict.claim
     if not claim.sign:
         return ""
-    return (
-        f"{claim.sign} {claim.than:g}"
-        if isinstance(claim.than, float)
-        else f"{claim.sign} {study.curve(str(claim.than)).label}"
-    )
+    than = f"{claim.than:g}" if isinstance(claim.than, float) else study.curve(claim.than).label
+    return f"{claim.sign} {than}"
 
 
 def _numbers(study: Study, results: Results) -> Page:
@@ -341,7 +333,7 @@ def _how(study: Study, options: Sequence[str]) -> str:
     return shlex.join(["make", "reproduce", f"STUDY={study.name}", *flags])
 
 
-def plan_of(page: str) -> str:
+def plan_named_on(page: str) -> str:
     """Path of the study that wrote a page, as :func:`~sb3_pg.study.plan.path_from` gave it; empty if it is not said."""
     found = _PLAN.search(page)
     return found[1] if found else ""

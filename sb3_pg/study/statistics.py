@@ -45,9 +45,9 @@ def measured(result: RunResult, measure: str) -> float:
     curve. ``best``: its highest point. ``evaluation``: mean return of the final policy, as RL Zoo plays it: drawn
     at random on Atari and MiniGrid alone. ``success``: share of successful episodes in the last tenth. ``wobble``:
     standard deviation of the second half of the learning curve, along time. ``steps_to:X``: steps until the learning
-    curve first reaches X, infinite if never.
-    ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the training of what the algorithm logged.
-    ``early:KEY``: mean over the first tenth of the steps, where the policies of different settings are still alike.
+    curve first reaches X, infinite if never. ``above:X``: 1 if ``final`` is X or more. ``logged:KEY``: mean over the
+    training of what the algorithm logged. ``early:KEY``: mean over the first tenth of the steps, where the policies of
+    different settings are still alike.
 
     :param result: the training
     :param measure: one of these
@@ -73,8 +73,10 @@ def measured(result: RunResult, measure: str) -> float:
         shares = result.logged.get(argument, [])[: N_SHARES // 10 if kind == "early" else None]
         logged = np.array([value for value in shares if value is not None], dtype=float)
         return float(logged.mean()) if len(logged) else float("nan")
-    if kind == "area" or not np.isfinite(curve).any():
+    if kind == "area":
         return result.area
+    if not np.isfinite(curve).any():
+        return float("nan")
     return float(np.nanstd(curve[N_SHARES // 2 :]) if kind == "wobble" else np.nanmax(curve))
 
 
