@@ -60,11 +60,11 @@ def _about_the_batch(diagnosis: Diagnosis) -> Finding:
         if math.isfinite(high)
         else f"(at least {steps(low)})"
     )
+    cosine, ratio = float(diagnosis.cosine.value[0]), scale / batch
     facts = (
-        f"One batch of {batch:.0f} steps gives a gradient whose cosine with the true one is about "
-        f"{float(diagnosis.cosine.value[0]):.2f}. The noise scale is {steps(scale)} {spread}"
+        f"One batch of {batch:.0f} steps gives a gradient whose cosine with the true one is about {cosine:.2f}. The "
+        f"noise scale is {steps(scale)} {spread}"
     )
-    ratio = scale / batch
     if ratio > _MUCH:
         return Finding(
             "bad" if ratio > _FAR_TOO_MUCH else "watch",
@@ -72,6 +72,13 @@ def _about_the_batch(diagnosis: Diagnosis) -> Finding:
             f"{facts}: a step is mostly noise, and about {ratio:.0f} of them have to average it out. A batch up to "
             "that much larger (n_steps or more environments) learns in about as many fewer updates; otherwise keep "
             "the learning rate low.",
+        )
+    if cosine <= 0:
+        return Finding(
+            "bad",
+            "A batch points away from the true gradient",
+            f"{facts}, so this is not noise but bias: the critic is wrong about what comes after the steps that count. "
+            "A higher lambda, or a better critic, helps.",
         )
     if ratio < 1 / _MUCH:
         return Finding(
@@ -190,6 +197,12 @@ def _about_estimators(diagnosis: Diagnosis) -> Finding:
             "unknown", "Estimators cannot be compared", "There is no gradient above the noise to compare with."
         )
     best, worst = max(rows, key=lambda row: row.cosine), max(rows, key=lambda row: row.variance)
+    if best.cosine <= 0:
+        return Finding(
+            "bad",
+            "No estimator points along the true gradient",
+            f"The best, {describe(best)}, has cosine {best.cosine:.2f} with it.",
+        )
     return Finding(
         "good",
         f"Best estimator: {describe(best)}",

@@ -91,6 +91,23 @@ def test_the_batch_is_judged_by_the_noise_scale(noise: float, title: str, level:
     assert f"The noise scale is {steps(noise * 250)}" in found.text
 
 
+@pytest.mark.parametrize(("noise", "level"), [(0.15, "bad"), (4.0, "bad"), (40.0, "watch")])
+def test_a_batch_that_points_away_without_much_noise_does_not_fit(noise: float, level: str) -> None:
+    found = advise(diagnosis(noise=noise, cosine=one(-0.8, 0.02)))[0]
+    assert found.level == level
+    assert "cosine with the true one is about -0.80" in found.text
+    assert ("points away" in found.title) == (level == "bad")
+
+
+def test_an_estimator_that_points_away_is_not_recommended_for_being_the_best() -> None:
+    rows = [row("reward_to_go", "value", -0.5, 1.5), row("gae, lambda 0.9", "value", -0.1)]
+    found = diagnosis(
+        estimators=[row("total_return", "none", -0.2, 30.0), row("reward_to_go", "time_mean", -0.3), *rows]
+    )
+    assert level_of(found, "No estimator points along the true gradient") == "bad"
+    assert "gae, lambda 0.9, has cosine -0.10" in advise(found)[-1].text
+
+
 def test_without_a_signal_nothing_is_recommended() -> None:
     found = advise(diagnosis(signal=one(0.1, 0.1)))
     assert [each.level for each in found] == ["unknown"] * 4
