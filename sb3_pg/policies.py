@@ -244,6 +244,27 @@ def has_split_optimizers(policy: SB3ActorCriticPolicy) -> bool:
     return of_actor.isdisjoint(of_critic) and of_actor | of_critic <= {id(weight) for weight in policy.parameters()}
 
 
+def is_as_built(policy: SB3ActorCriticPolicy) -> bool:
+    """Whether ``policy.optimizer`` is what ``optimizer_class`` and ``optimizer_kwargs`` make of all parameters.
+
+    It is not where a policy builds one of its own, or a user has put one in: of another class, with groups, or with
+    other options than these and the class's own.
+    """
+    build: Any = policy.optimizer_class
+    if not isinstance(build, type):
+        return True  # a function, which may not be asked twice
+    if type(policy.optimizer) is not build or len(policy.optimizer.param_groups) != 1:
+        return False
+    alike = (build([nn.Parameter(th.zeros(1))], **{"lr": 1.0, **kwargs}) for kwargs in (policy.optimizer_kwargs, {}))
+    return any(_options(each) == _options(policy.optimizer) for each in alike)
+
+
+def _options(optimizer: th.optim.Optimizer) -> dict[str, Any]:
+    """What changes its steps: without the learning rate, which is set anew, and the kind of kernel."""
+    others = ("params", "lr", "initial_lr", "fused", "foreach")
+    return {name: value for name, value in optimizer.param_groups[0].items() if name not in others}
+
+
 def split_optimizers(
     policy: SB3ActorCriticPolicy, learning_rate: float, vf_learning_rate: float, has_critic: bool = True
 ) -> None:

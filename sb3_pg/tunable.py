@@ -83,8 +83,9 @@ class TunableLambda(SavingMixin):
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: Any = None) -> None:
         super()._update_info_buffer(infos, dones)
-        # SB3 calls this at every step, right before it adds values to the rewards
-        if isinstance(self.rollout_buffer, TunableBuffer):
+        # SB3 calls this at every step, right before it adds values to the rewards. Raw ones are for rules alone, and
+        # the doctor, which plays into a buffer of its own, comes here with a model that has collected nothing
+        if isinstance(self.rollout_buffer, TunableBuffer) and self.rollout_buffer.choose_lambdas is not None:
             self.rollout_buffer.note_time_limits(dones, infos)
 
     def _choose_lambdas(self, buffer: TunableBuffer, trajectories: Trajectories) -> Choice:

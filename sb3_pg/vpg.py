@@ -39,6 +39,7 @@ from sb3_pg.policies import (
     evaluate_log_probs,
     evaluate_values,
     has_split_optimizers,
+    is_as_built,
     learns,
     rms_prop,
     split_optimizers,
@@ -266,12 +267,12 @@ class VPG(SavingMixin):
         """Give actor and critic an optimizer each, unless one is for both or they have them."""
         if self.joint_optimizer or has_split_optimizers(self.policy):
             return
-        given, built = type(self.policy.optimizer), self.policy.optimizer_class
-        if isinstance(built, type) and given is not built:
+        if not is_as_built(self.policy):
+            given, built = type(self.policy.optimizer).__name__, self.policy.optimizer_class.__name__
             warnings.warn(
-                f"policy.optimizer, {given.__name__}, is one optimizer for actor and critic: it is replaced by two of "
-                f"{built.__name__}. joint_optimizer=True keeps one; policy_kwargs=dict(optimizer_class="
-                f"{given.__name__}, optimizer_kwargs=...) makes two of it",
+                f"policy.optimizer, {given}, is one optimizer for actor and critic: it is replaced by two of {built}, "
+                f"with optimizer_kwargs={self.policy.optimizer_kwargs} and one group each. joint_optimizer=True keeps "
+                f"it; policy_kwargs=dict(optimizer_class={given}, optimizer_kwargs=...) makes two of it",
                 UserWarning,
                 stacklevel=5,
             )

@@ -66,6 +66,17 @@ def test_a_policy_loss_of_one_s_own_is_told_the_old_log_probabilities(joint: boo
 # -- optimizers and layers -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("own", ["groups", "options"])
+def test_an_optimizer_of_the_same_class_that_is_another_is_not_replaced_in_silence(own: str) -> None:
+    model = of(VPG)
+    weights = list(model.policy.parameters())
+    groups: Any = [dict(params=weights[:2], weight_decay=0.0), dict(params=weights[2:])] if own == "groups" else weights
+    eps = {} if own == "groups" else dict(betas=(0.5, 0.9))
+    model.policy.optimizer = th.optim.Adam(groups, lr=0.1, **{"eps": 1e-5, **eps})
+    with pytest.warns(UserWarning, match=r"policy\.optimizer, Adam, .* two of Adam, with optimizer_kwargs=.*one group"):
+        model.learn(8)
+
+
 def test_an_optimizer_that_is_put_in_for_both_networks_is_not_replaced_in_silence() -> None:
     model = of(VPG)
     model.policy.optimizer = th.optim.SGD(model.policy.parameters(), lr=0.1, momentum=0.9)

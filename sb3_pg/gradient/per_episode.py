@@ -245,6 +245,7 @@ def join_factors(parts: Sequence[list[Factors]]) -> list[Factors]:
 def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor) -> list[Factors]:
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
+    has_bias: list[bool] = []
     with th.no_grad():
         x = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
     with th.enable_grad():
@@ -253,8 +254,9 @@ def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, action
                 inputs.append(x.detach())
                 x = module(x).requires_grad_()  # a frozen layer too has an output to be told from
                 outputs.append(x)
-            else:
-                x = module(x)
+                has_bias.append(module.bias is not None)
+            else:  # what works in place would overwrite the output that the gradient is taken for
+                x = module(x.clone() if getattr(module, "inplace", False) else x)
     last = score(policy, x, actions)
     hidden = th.autograd.grad(x, outputs[:-1], grad_outputs=last) if len(outputs) > 1 else ()
     factors = []
@@ -262,10 +264,14 @@ def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, action
         with th.no_grad():
             log_std = last * (actions.reshape(x.shape) - x) - 1.0
         factors.append(Factors(log_std.cpu().numpy()))
-    for into, delta in zip(inputs, [*hidden, last], strict=True):
-        delta_array = delta.cpu().numpy()
-        factors += [Factors(delta_array, into.cpu().numpy()), Factors(delta_array)]
+    for into, delta, biased in zip(inputs, [*hidden, last], has_bias, strict=True):
+        factors += _of_linear(into.cpu().numpy(), delta.cpu().numpy(), biased)
     return factors
+
+
+def _of_linear(inputs: Array, delta: Array, has_bias: bool) -> list[Factors]:
+    """Of a linear layer's weight, and of its bias if it has one; they share delta."""
+    return [Factors(delta, inputs), Factors(delta)] if has_bias else [Factors(delta, inputs)]
 
 
 def gradients_from_factors(factors: list[Factors], psi: Array, blocks: Blocks, n_blocks: int) -> Array:
@@ -388,13 +394,14 @@ def score_factors(
     """
     if every_layer:
         return None if why_not_layers(policy) else all_layers(policy, observations, actions)
-    if not isinstance(getattr(policy, "action_net", None), nn.Linear):
+    last_layer = getattr(policy, "action_net", None)
+    if not isinstance(last_layer, nn.Linear):
         return None
     try:
         inputs, delta = _inputs_and_scores(policy, observations, actions)
     except _UsedOtherwiseError:
         return None
-    return [Factors(delta, inputs), Factors(delta)]
+    return _of_linear(inputs, delta, last_layer.bias is not None)
 
 
 def split_episodes(

@@ -94,7 +94,8 @@ class VectorEnvAdapter(VecEnv):
     reset in part at that step, so that no bogus transition from one episode to the next is recorded: by
     ``reset_mask`` (Sync and Async), by environment ids (envpool), or in their state (CartPole).
 
-    Episode returns and lengths are reported as SB3's Monitor does, in ``info["episode"]``.
+    Episode returns and lengths are reported as SB3's Monitor does, in ``info["episode"]``. What the environment itself
+    puts into its infos is there at the ends of episodes alone, but for nested dicts; other steps' infos are empty.
 
     :param env: with Box, Discrete, MultiDiscrete or MultiBinary spaces, and array observations
     :raises ValueError: for an environment that can neither be reset in part nor resets in the same step

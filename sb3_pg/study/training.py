@@ -106,7 +106,8 @@ class LearningCurve(BaseCallback):
         for info in self.locals.get("infos", ()):
             if "episode" in info:
                 episode = info["episode"]
-                success = float(info.get("is_success", np.nan))
+                success = info.get("is_success")  # None for "it cannot be said", as to SB3
+                success = np.nan if success is None else float(success)
                 self._episodes[self._share()].append((float(episode["r"]), float(episode["l"]), success))
         return True
 
@@ -126,6 +127,9 @@ class LearningCurve(BaseCallback):
         for key in self._log_keys:
             if key in self.logger.name_to_value:
                 self._logged[key][share].append(float(self.logger.name_to_value[key]))
+        if self._log_keys:  # as dump() would: means are of one rollout, and what is logged now and then is noted once
+            for numbers in (self.logger.name_to_value, self.logger.name_to_count, self.logger.name_to_excluded):
+                numbers.clear()
 
     def result(self, task: RunTask, evaluation: list[float], failure: str) -> RunResult:
         """What is kept of the training."""

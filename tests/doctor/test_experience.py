@@ -15,7 +15,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_pg import REINFORCE, VPG
+from sb3_pg import REINFORCE, VPG, TunableA2C
 from sb3_pg.doctor import experience
 from sb3_pg.doctor.diagnosis import diagnose
 from sb3_pg.doctor.experience import check_policy, choose_layers, describe_training, gather, lambda_in_use
@@ -100,6 +100,20 @@ def test_every_algorithm_and_action_space_is_read(algorithm: Any, action_space: 
     assert diagnose(found, training).n_episodes > 7
     assert training.uses_critic is (algorithm is not REINFORCE)
     assert training.minibatch == (8 if algorithm is PPO else None)
+
+
+@pytest.mark.parametrize(("gae_lambda", "learnt"), [(0.9, 0), (0.9, 32), ("auto", 32)])
+def test_time_limits_are_read_with_a_tunable_algorithm_too(gae_lambda: Any, learnt: int) -> None:
+    def make(algorithm: Any, **kwargs: Any) -> Any:
+        return tiny(lambda: ScriptedEnv([3, 2], truncated=True), algorithm=algorithm, n_envs=2, **kwargs)
+
+    model = make(TunableA2C, gae_lambda=gae_lambda)
+    if learnt:
+        model.learn(learnt)
+    _, found = gathered(model)
+    _, plain = gathered(make(A2C))
+    assert np.array_equal(found.rewards, plain.rewards)
+    assert model.learn(32).num_timesteps == 32
 
 
 @pytest.mark.parametrize(

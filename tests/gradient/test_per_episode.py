@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,14 @@ class Masked(ActorCriticPolicy):
         forbidden = th.zeros(len(obs), 3)
         forbidden[obs[:, 0] > 0, 2] = -1e9
         return self.action_dist.proba_distribution(distribution.distribution.logits + forbidden)
+
+
+class NoBiasAtTheEnd(ActorCriticPolicy):
+    """Its logits have no constant."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.action_net = nn.Linear(self.mlp_extractor.latent_dim_pi, self.action_net.out_features, bias=False)
 
 
 def model_and_batch(
@@ -227,10 +236,24 @@ def test_gradients_of_all_layers_are_those_of_autograd(action_space: Any, double
         ("flat", dict(use_sde=True)),
         ("flat", dict(use_sde=True, policy_kwargs=dict(squash_output=True))),
         ("flat", dict(policy_kwargs=dict(net_arch=[]))),
+        ("flat", dict(policy_kwargs=dict(activation_fn=partial(nn.ReLU, inplace=True)))),
+        ("flat", dict(policy_kwargs=dict(activation_fn=partial(nn.ELU, inplace=True)))),
+        ("flat", dict(policy=NoBiasAtTheEnd)),
         ("dict", {}),
         ("image", {}),
     ],
-    ids=["own evaluation", "last layer used twice", "gSDE", "squashed gSDE", "no hidden layer", "dict", "image"],
+    ids=[
+        "own evaluation",
+        "last layer used twice",
+        "gSDE",
+        "squashed gSDE",
+        "no hidden layer",
+        "ReLU in place",
+        "ELU in place",
+        "last layer without bias",
+        "dict",
+        "image",
+    ],
 )
 @pytest.mark.parametrize("every_layer", [True, False], ids=["all layers", "last layer"])
 def test_any_policy_has_its_gradients(observations: str, kwargs: dict[str, Any], every_layer: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import tiny
+from stable_baselines3.common.logger import configure
 from study.small_study import study
 
 from sb3_pg.study import training
@@ -176,13 +178,28 @@ def test_weights_that_are_infinite_in_the_end_are_divergence_for_any_algorithm(t
 def test_successes_are_of_the_episodes_that_report_them() -> None:
     curve = LearningCurve(100)
     curve.num_timesteps = 1
-    ends = [{"is_success": True}, {}, {"is_success": False}, {"is_success": True}]
+    ends = [{"is_success": True}, {}, {"is_success": False}, {"is_success": None}, {"is_success": True}]
     curve.locals = {"infos": [{"episode": {"r": 1.0, "l": 2}, **end} for end in ends]}
     curve._on_step()
     curve.seconds = [1.0] * N_SHARES
     found = curve.result(task("vpg"), [], "")
     assert found.successes == [pytest.approx(2 / 3, rel=1e-5), *[None] * (N_SHARES - 1)]
-    assert found.n_episodes[0] == 4
+    assert found.n_episodes[0] == 5
+
+
+def test_what_is_logged_is_noted_once_and_a_mean_is_of_one_rollout() -> None:
+    model = tiny(n_envs=2)
+    curve = LearningCurve(100, ("own/mean", "own/seldom"))
+    curve.init_callback(model)
+    logger = model._logger = configure(None, [])
+    curve._on_training_start()
+    for curve.num_timesteps, values in ((2, (1.0, 3.0)), (4, (10.0,)), (6, ())):
+        for value in values:
+            logger.record_mean("own/mean", value)
+        if curve.num_timesteps == 2:
+            logger.record("own/seldom", 7.0)
+        curve._on_rollout_start()
+    assert [shares[:3] for shares in curve._logged.values()] == [[[2.0], [10.0], []], [[7.0], [], []]]
 
 
 def test_the_seconds_of_a_share_are_those_of_its_last_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
