@@ -213,6 +213,16 @@ def test_all_are_the_files_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> Non
         command.paths_of("cartpool")
 
 
+def test_of_all_the_shortest_study_comes_first_and_the_benchmark_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    named: list[str] = []
+    monkeypatch.setattr(command, "reproduce", lambda study, _: named.append(study.name))
+    assert main(["all"]) == 0
+    assert sorted(named) == [path.stem for path in STUDIES]
+    assert named.index("cartpole") < named.index("humanoid") < named.index("benchmark")
+    assert named[-1] == "benchmark"
+
+
 @pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--workers", "-1"], ["--workers", "1", "--ray", "auto"]])
 def test_what_cannot_be_meant_is_refused_with_its_value(
     wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
