@@ -590,7 +590,7 @@ def test_what_the_user_changes_in_the_environment_is_not_undone(tmp_path: Path) 
 
 
 def test_what_grows_without_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**12)
+    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**14)
     monkeypatch.setattr("sb3_pg.rollout.env_state._SMALL", 2**10)
     model = tiny(vectorised(Diary))
     sizes = []
@@ -608,17 +608,34 @@ class Columns(Toy):
 
     def __init__(self) -> None:
         super().__init__()
-        self.low, self.high, self.position = np.zeros(300), np.ones(400), np.zeros(2)
+        self.low, self.high, self.position = np.zeros(2000), np.ones(3000), np.zeros(2)
 
 
 def test_of_an_environment_with_much_data_the_largest_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**12)
+    monkeypatch.setattr("sb3_pg.rollout.env_state.LARGEST_ATTRIBUTE", 2**15)
     model = tiny(vectorised(Columns)).learn(16)
     state = model._kept_state["environments"]
     assert state["missing"] == ["high of Columns is not in the file, and taken to be the same"]
     names = [names for _, kind, names in state["layers"] if kind == "Columns"]
     assert names
     assert all({"low", "position"} < set(each) for each in names)
+
+
+class Ledger(Toy):
+    """Has the same numbers in an array and in a list, which takes longer to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.array = np.arange(30_000.0)
+        self.entries = self.array.tolist()
+
+
+def test_lists_are_taken_for_data_sooner_than_arrays() -> None:
+    state = tiny(vectorised(Ledger)).learn(16)._kept_state["environments"]
+    assert state["missing"] == ["entries of Ledger is not in the file, and taken to be the same"]
+    names = [names for _, kind, names in state["layers"] if kind == "Ledger"]
+    assert names
+    assert all("array" in each for each in names)
 
 
 class FirstObservation(BaseCallback):

@@ -228,6 +228,7 @@ def join_factors(parts: Sequence[list[Factors]]) -> list[Factors]:
     together: dict[int, Array] = {}
 
     def join(arrays: list[Array]) -> Array:
+        """One array of the pieces' arrays, made once for all that share them."""
         key = id(arrays[0])
         if key not in together:
             together[key] = np.concatenate(arrays)
@@ -243,18 +244,17 @@ def join_factors(parts: Sequence[list[Factors]]) -> list[Factors]:
 
 
 def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.Tensor) -> list[Factors]:
+    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
     inputs: list[th.Tensor] = []
     outputs: list[th.Tensor] = []
-    has_bias: list[bool] = []
     with th.no_grad():
         x = BasePolicy.extract_features(policy, observations, policy.pi_features_extractor)
     with th.enable_grad():
-        for module in [*policy.mlp_extractor.policy_net, policy.action_net]:
+        for module in modules:
             if isinstance(module, nn.Linear):
                 inputs.append(x.detach())
                 x = module(x).requires_grad_()  # a frozen layer too has an output to be told from
                 outputs.append(x)
-                has_bias.append(module.bias is not None)
             else:  # what works in place would overwrite the output that the gradient is taken for
                 x = module(x.clone() if getattr(module, "inplace", False) else x)
     last = score(policy, x, actions)
@@ -264,14 +264,15 @@ def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, action
         with th.no_grad():
             log_std = last * (actions.reshape(x.shape) - x) - 1.0
         factors.append(Factors(log_std.cpu().numpy()))
-    for into, delta, biased in zip(inputs, [*hidden, last], has_bias, strict=True):
-        factors += _of_linear(into.cpu().numpy(), delta.cpu().numpy(), biased)
+    layers = [module for module in modules if isinstance(module, nn.Linear)]
+    for layer, into, delta in zip(layers, inputs, [*hidden, last], strict=True):
+        factors += _of_linear(layer, into.cpu().numpy(), delta.cpu().numpy())
     return factors
 
 
-def _of_linear(inputs: Array, delta: Array, has_bias: bool) -> list[Factors]:
+def _of_linear(layer: nn.Linear, inputs: Array, delta: Array) -> list[Factors]:
     """Of a linear layer's weight, and of its bias if it has one; they share delta."""
-    return [Factors(delta, inputs), Factors(delta)] if has_bias else [Factors(delta, inputs)]
+    return [Factors(delta, inputs)] if layer.bias is None else [Factors(delta, inputs), Factors(delta)]
 
 
 def gradients_from_factors(factors: list[Factors], psi: Array, blocks: Blocks, n_blocks: int) -> Array:
@@ -401,7 +402,7 @@ def score_factors(
         inputs, delta = _inputs_and_scores(policy, observations, actions)
     except _UsedOtherwiseError:
         return None
-    return _of_linear(inputs, delta, last_layer.bias is not None)
+    return _of_linear(last_layer, inputs, delta)
 
 
 def split_episodes(

@@ -74,6 +74,8 @@ _DRAWING = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
 # An attribute that takes more bytes is data that the environment was given, and not its state. So are the largest ones
 # of an environment, where all of them together take more
 LARGEST_ATTRIBUTE = 2**20
+# What lists and other objects count for beside the bytes of an array, which are read so many times as fast at least
+_WEIGHT_OF_OBJECTS = 8
 # Below, growing is of no account
 _SMALL = 2**16
 # An array of so many numbers that stays the same over episodes is not drawn for each of them
@@ -322,7 +324,7 @@ class _Layer:
         self.spaces: list[Space] = []
         self.simulations: list[_MujocoSimulation | _Emulator] = []
         self._tried: dict[str, tuple[int, list[NDArray[Any]]]] = {}
-        """Of each of its attributes that is state, the bytes that it takes, and the arrays in it."""
+        """Of each of its attributes that is state, the bytes that it counts for, and the arrays in it."""
         self.given: set[str] = set()
         """Those that have the name of a parameter of the constructor."""
         self.registered = _registered_kwargs(layer)
@@ -387,7 +389,9 @@ class _Layer:
                 if not (clones or is_method):
                     raise NotKeptError(f"{name} of {self.kind} cannot be pickled ({error})") from error
             else:
-                self._tried[name] = LARGEST_ATTRIBUTE - meter.room, trial.arrays
+                n_bytes = LARGEST_ATTRIBUTE - meter.room
+                in_objects = max(n_bytes - sum(array.nbytes for array in trial.arrays), 0)
+                self._tried[name] = n_bytes + (_WEIGHT_OF_OBJECTS - 1) * in_objects, trial.arrays
 
     def _leave_out(self, name: str) -> None:
         self.missing.append(f"{name} of {self.kind} is not in the file, and taken to be the same")

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import math
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -18,6 +19,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import gymnasium as gym
+import torch as th
 import yaml
 from gymnasium import spaces
 from rl_zoo3.exp_manager import ExperimentManager
@@ -219,6 +221,33 @@ def check_block(experiment: Experiment, block: Block, seed: int = 0) -> None:
         try_block(experiment, block, seed)
 
 
+def check_can_be_sent(block: Block) -> None:
+    """
+    Refuse a block that no worker process can be given, before anything is trained with a part of it.
+
+    A ``-conf`` file in Python may hold functions of its own, which exist in this process alone.
+
+    :param block: hyperparameters
+    :raises TuneError: naming the parameter
+    """
+    for key, value in block.items():
+        why = _why_not_sent(value)
+        if why:
+            raise TuneError(
+                f"{key} of the block is {value!r}, which cannot be sent to a worker process ({why}); accepted are "
+                "plain values, and classes and functions of modules that can be imported. --workers 0 trains in this "
+                "process"
+            )
+
+
+def _why_not_sent(value: Any) -> str:
+    try:
+        pickle.dumps(value)
+    except Exception as error:  # of whatever kind an object chooses
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def accepted_hyperparams(algorithm: type[BaseAlgorithm]) -> set[str]:
     """Every key that a block of an algorithm may have."""
     return {*parameters_of(algorithm), *ZOO_KEYS} - _GIVEN
@@ -292,29 +321,31 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
 
     :param values: plain values; infinity and NaN, which have no literal, become calls
     """
-    found = []
-    for key, value in values.items():
-        has_literal = not isinstance(value, float) or math.isfinite(value)
-        found.append(f"{key}:{value!r}" if has_literal else f"{key}:float('{value}')")
-    return found
+    return [f"{key}:{_as_literal(value)}" for key, value in values.items()]
+
+
+def _as_literal(value: Any) -> str:
+    has_literal = not isinstance(value, float) or math.isfinite(value)
+    return repr(value) if has_literal else f"float('{value}')"
 
 
 def as_text(value: Any) -> str:
     """
     Write a value as RL Zoo's files write it, for RL Zoo to evaluate.
 
-    :param value: a module class of torch, a plain value, or dictionaries and lists of them
+    :param value: a class of ``torch.nn`` or ``torch.optim``, a plain value, or dictionaries and lists of them
     :raises TuneError: for anything else
     """
     name = getattr(value, "__name__", "")
-    if isinstance(value, type) and getattr(nn, name, None) is value:
-        return f"nn.{name}"
+    for package, known_as in ((nn, "nn"), (th.optim, "th.optim")):
+        if isinstance(value, type) and getattr(package, name, None) is value:
+            return f"{known_as}.{name}"
     if isinstance(value, Mapping):
         return f"dict({', '.join(f'{key}={as_text(part)}' for key, part in value.items())})"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(as_text, value))}]"
     if value is None or isinstance(value, (bool, int, float, str)):
-        return repr(value)
+        return _as_literal(value)
     raise TuneError(f"the search space gave a value that no file can hold: {value!r}")
 
 

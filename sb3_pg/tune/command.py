@@ -22,7 +22,7 @@ from tqdm import tqdm
 from sb3_pg.files import accept_any_text, write_whole
 from sb3_pg.launch import backend_for
 from sb3_pg.tune.arguments import parse
-from sb3_pg.tune.blocks import check_block, merged, starting_point
+from sb3_pg.tune.blocks import check_block, check_can_be_sent, merged, starting_point
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment, seeds_of
 from sb3_pg.tune.final import Standing, candidates_of, ranking, run_finals
@@ -152,6 +152,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
         gym_packages=tuple(args.gym_packages),
     )
     start = starting_point(experiment, args.conf_file, args.hyperparams or {})
+    if args.workers != 0 and not args.ray:  # a cluster's tasks can be sent with functions in them
+        check_can_be_sent(start.block)
     space: Space = read_grid(args.grid, start) if args.grid else ZooSpace(args.algo, start)
     seeds = tuple(args.seeds or seeds_of(args.seed, "search", args.n_seeds))
     fresh = [seed for seed in seeds_of(args.seed, "fresh", args.n_final_seeds + len(seeds)) if seed not in seeds]

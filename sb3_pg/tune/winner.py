@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import reprlib
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
-from sb3_pg.tune.blocks import environment_flags
-from sb3_pg.tune.experiment import Experiment
+from sb3_pg.tune.blocks import as_text, environment_flags
+from sb3_pg.tune.errors import TuneError
+from sb3_pg.tune.experiment import Block, Experiment
 from sb3_pg.tune.final import Standing
 from sb3_pg.tune.packages import version_of
 from sb3_pg.tune.record import StudyRecord
@@ -45,9 +48,29 @@ def winner_file(
         ),
     ]
     block = standings[0].candidate.block
-    plain = {key: value for key, value in block.items() if _is_plain(value)}
-    lines += [f"# {key} is no plain value, and has to be given in another way" for key in block if key not in plain]
+    plain, others = _as_plain(block)
+    lines += [f"# {name} is {shown}: no plain value, and has to be given in another way" for name, shown in others]
     return "\n".join(lines) + "\n" + yaml.safe_dump({experiment.env: plain}, sort_keys=False, width=100)
+
+
+def _as_plain(block: Block) -> tuple[Block, list[tuple[str, str]]]:
+    """
+    What a file can hold of a block, and names and values of the rest.
+
+    Arguments of the policy become text, as in the files, where one of them is an object.
+    """
+    plain: Block = {}
+    others = []
+    for key, value in block.items():
+        if _is_plain(value):
+            plain[key] = value
+        elif isinstance(value, Mapping):
+            parts = {name: part for name, part in value.items() if _has_text(part)}
+            plain[key] = as_text(parts)
+            others += [(f"{key}'s {name}", reprlib.repr(part)) for name, part in value.items() if name not in parts]
+        else:
+            others.append((key, reprlib.repr(value)))
+    return plain, others
 
 
 def _is_plain(value: object) -> bool:
@@ -56,6 +79,12 @@ def _is_plain(value: object) -> bool:
     except yaml.YAMLError:
         return False
     return True
+
+
+def _has_text(value: object) -> bool:
+    with contextlib.suppress(TuneError):
+        return bool(as_text(value))
+    return False
 
 
 def provenance(

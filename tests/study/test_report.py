@@ -171,6 +171,8 @@ def test_seeds_that_never_end_an_episode_make_no_profile_and_a_page(tmp_path: Pa
             results.found["CartPole-v1", name][seed] = result(seed, failure="NaN in the weights", **nothing)
     text = write_report(plan, results, tmp_path / "docs", tmp_path / "logs").read_text()
     assert "profile: not drawn, since no environment has been trained with 3 seeds" in text
+    assert "in the whole training, so there is no return: auto on CartPole-v1, 3 of 3 seeds." in text
+    assert "return of the last ones before" not in text
 
 
 def test_where_no_episode_ended_in_the_last_tenth_that_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from sb3_pg import REINFORCE, VPG
-from sb3_pg.tune.blocks import BlockManager, accepted_hyperparams, merged, parameters_of, prepare, starting_point
+from sb3_pg.tune.blocks import (
+    BlockManager,
+    accepted_hyperparams,
+    check_can_be_sent,
+    merged,
+    parameters_of,
+    prepare,
+    starting_point,
+)
 from sb3_pg.tune.errors import TuneError
 from sb3_pg.tune.experiment import Block, Experiment
 
@@ -53,6 +61,10 @@ def test_sampled_policy_kwargs_replace_only_themselves() -> None:
         "net_arch": {"pi": [64], "vf": [32, 32]},
         "activation_fn": th.nn.Tanh,
     }
+    of_objects = merged(
+        {"policy_kwargs": {"optimizer_class": th.optim.SGD, "bound": float("inf")}}, {"policy_kwargs": {}}
+    )
+    assert of_objects == {"policy_kwargs": "dict(optimizer_class=th.optim.SGD, bound=float('inf'))"}
     assert block["n_steps"] == 7
     of_mapping = merged(
         {"policy_kwargs": {"ortho_init": False, "net_arch": [8]}}, {"policy_kwargs": {"net_arch": [64]}}
@@ -61,6 +73,13 @@ def test_sampled_policy_kwargs_replace_only_themselves() -> None:
     assert merged({}, {"policy_kwargs": {"ortho_init": False}}) == {"policy_kwargs": "dict(ortho_init=False)"}
     with pytest.raises(TuneError, match="no file can hold"):
         merged({}, {"policy_kwargs": {"features": np.zeros(2)}})
+
+
+def test_a_block_with_a_function_of_this_process_alone_is_refused() -> None:
+    plain: Block = {"n_steps": 5, "policy_kwargs": {"activation_fn": th.nn.Tanh}, "learning_rate": abs}
+    check_can_be_sent(plain)
+    with pytest.raises(TuneError, match=r"^gae_lambda of the block is <function .*cannot be sent to a worker process"):
+        check_can_be_sent({**plain, "gae_lambda": lambda _: 0.9})
 
 
 def test_the_block_is_the_files_with_parameters_of_the_command_over_it() -> None:

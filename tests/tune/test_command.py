@@ -274,6 +274,7 @@ def test_a_grid_is_searched_and_divergence_is_said(
         (["--gym-packages", "no_such_package"], "--gym-packages no_such_package"),
         (["-conf", "missing.yml"], "missing.yml"),
         (["-params", "gae_lamda:0.9"], "gae_lamda"),
+        (["-params", "gae_lambda:lambda _: 0.9"], "gae_lambda of the block is <function <lambda>"),
     ],
 )
 def test_a_wrong_command_is_refused_before_anything_is_made(

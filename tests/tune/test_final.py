@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch as th
 import yaml
 from optuna.storages import InMemoryStorage
 from planted_search import EXPERIMENT, PlantedSpace, rules, search, train_planted
@@ -113,11 +115,15 @@ def test_the_winners_file_is_a_block_of_the_zoo_with_its_provenance(record: Stud
 
 
 def test_the_file_says_when_no_trial_beat_the_block_and_what_yaml_cannot_hold(record: StudyRecord) -> None:
-    best = Standing(Candidate(BLOCK_CANDIDATE, {**BLOCK, "estimator": len}), (SeedResult(1, (1.0,)),), (5.0,))
+    policy = {"net_arch": [8], "optimizer_class": th.optim.SGD, "features_extractor_class": Path}
+    block = {**BLOCK, "estimator": len, "policy_kwargs": policy}
+    best = Standing(Candidate(BLOCK_CANDIDATE, block), (SeedResult(1, (1.0,)),), (5.0,))
     text = winner_file(record, EXPERIMENT, rules(), [best], TODAY)
     assert "the block of the file, which no trial beat" in " ".join(text.split())
-    assert "# estimator is no plain value" in text
-    assert yaml.safe_load(text) == {"Planted-v0": BLOCK}
+    assert "# estimator is <built-in function len>: no plain value" in text
+    assert "# policy_kwargs's features_extractor_class is <class 'pathlib.Path'>: no plain value" in text
+    written = {**BLOCK, "policy_kwargs": "dict(net_arch=[8], optimizer_class=th.optim.SGD)"}
+    assert yaml.safe_load(text) == {"Planted-v0": written}
 
 
 def test_the_winners_command_has_what_the_environment_was_made_with(record: StudyRecord) -> None:
