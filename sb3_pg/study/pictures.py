@@ -28,6 +28,8 @@ from sb3_pg.tune.experiment import Experiment
 
 MAX_BYTES = 300_000
 MAX_SECONDS = 8.0
+"""What is shown of an episode that goes on for longer than ``WHOLE_SECONDS``; a landing is shown to its end."""
+WHOLE_SECONDS = 20.0
 FRAMES_PER_SECOND = 12.5
 WIDTH = 300
 VIEW_METRES = 2.2
@@ -60,7 +62,7 @@ def film(study: Study, logs: Path) -> tuple[bytes, str]:
         warnings.simplefilter("ignore")
         try:
             with kept_agent(study, env_id, name, logs, render=True) as (model, env):
-                return as_gif(*_play(model, env)), ""
+                return as_gif(*play(model, env)), ""
         except NoModelError as error:
             return b"", str(error)
         except Exception as error:  # a film is not worth a report
@@ -131,20 +133,26 @@ def kept_agent(
         eval_env.close()
 
 
-def _play(model: BaseAlgorithm, env: VecEnv) -> tuple[list[Frame], float]:
-    """Frames of one episode, and the seconds between them."""
-    fps = int(env.metadata.get("render_fps") or 30)  # type: ignore[arg-type]
+def play(model: BaseAlgorithm, env: VecEnv) -> tuple[list[Frame], float]:
+    """
+    Play one episode, to its end where that comes soon enough.
+
+    :param model: who plays
+    :param env: one environment that can be drawn
+    :return: frames, and the seconds between two of them
+    """
+    fps = int(env.get_attr("metadata")[0].get("render_fps") or 30)  # a VecEnvWrapper has metadata of its own
     every = max(round(fps / FRAMES_PER_SECOND), 1)
     observation: Any = env.reset()
     frames = []
-    for step in range(int(MAX_SECONDS * fps)):
+    for step in range(int(WHOLE_SECONDS * fps)):
         if step % every == 0:
             frames.append(_picture(env))
         action, _ = model.predict(observation, deterministic=True)
         observation, _, done, _ = env.step(action)
         if done[0]:
-            break
-    return frames, every / fps
+            return frames, every / fps
+    return frames[: int(MAX_SECONDS * fps / every)], every / fps
 
 
 def walks(model: BaseAlgorithm, env: VecEnv) -> list[list[float]]:
