@@ -218,8 +218,7 @@ def _gradient_products(
         return None
     normalize, psi = getattr(model, "normalize_advantage", False), advantages
     if normalize is not False:
-        scale = normalize in (True, "batch")
-        psi = np.stack([standardize(each, trajectories.valid, scale=scale) for each in advantages])
+        psi = standardize(advantages, trajectories.valid, scale=normalize in (True, "batch"))
     psi = psi[:, trajectories.valid]
     if getattr(model, "state_discount", False):
         psi = psi * model.gamma ** trajectories.times[trajectories.valid]

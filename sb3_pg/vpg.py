@@ -365,7 +365,7 @@ class VPG(SavingMixin):
             self._check_psi(psi, buffer)
             buffer.advantages = psi - self._baseline_of(psi, trajectories)
             self._warn_if_nothing_is_left(psi, buffer)
-            if self.estimator == "gae" and critic_lambda is gae_lambda:
+            if self.estimator == "gae" and np.array_equal(gae_lambda, critic_lambda):
                 buffer.returns = psi + buffer.values
             else:
                 buffer.returns = lambda_returns(trajectories, gamma=self.gamma, gae_lambda=critic_lambda)

@@ -284,17 +284,20 @@ def standardize(advantages: Array, valid: NDArray[np.bool_], *, scale: bool) -> 
     The deviation is the one of a sample (n - 1), as torch computes it for SB3's algorithms; one lone step, or steps
     that are all equal, are only centred.
 
-    :param advantages: shape ``(n_steps, n_envs)``
-    :param valid: which steps count, same shape
+    :param advantages: shape ``(n_steps, n_envs)``; or several choices, shape ``(..., n_steps, n_envs)``, each by itself
+    :param valid: which steps count, shape ``(n_steps, n_envs)``
     :param scale: False to centre only, which leaves the length of the gradient to the rewards
-    :return: same shape
+    :return: shape of the advantages
     """
-    used = advantages[valid]
-    are_equal = used.min() == used.max()
-    centred: Array = advantages - (used.min() if are_equal else used.mean())  # their mean would differ by rounding
-    if not scale or are_equal:
+    used = np.ascontiguousarray(advantages[..., valid])  # the same rounding, whatever their number
+    lowest = used.min(axis=-1)
+    are_equal = lowest == used.max(axis=-1)
+    middle = np.where(are_equal, lowest, used.mean(axis=-1))  # the mean of equals would differ by rounding
+    centred: Array = advantages - middle[..., None, None]
+    if not scale:
         return centred
-    standardized: Array = centred / (used.std(ddof=1) + 1e-8)
+    deviation = used.std(axis=-1, ddof=min(1, used.shape[-1] - 1)) + 1e-8
+    standardized: Array = centred / np.where(are_equal, 1, deviation)[..., None, None]
     return standardized
 
 

@@ -667,6 +667,17 @@ def test_standardised_advantages_are_those_of_sb3s_algorithms() -> None:
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [True, False])
+def test_several_choices_are_standardised_each_by_itself(scale: bool) -> None:
+    rng = np.random.default_rng(0)
+    choices = rng.normal(rng.normal(0, 5, size=(3, 1, 1)), 2, size=(3, 16, 4)).astype(np.float32)
+    choices[1] = 0.1  # all equal
+    valid = rng.random((16, 4)) < 0.7
+    together = standardize(choices, valid, scale=scale)
+    assert together.dtype == np.float32
+    assert np.array_equal(together, np.stack([standardize(each, valid, scale=scale) for each in choices]))
+
+
 def test_one_lone_step_is_only_centred() -> None:
     valid = np.array([[False], [True]])
     result = standardize(np.array([[2.0], [5.0]]), valid, scale=True)
