@@ -1,7 +1,7 @@
 # Needs Python >= 3.10 with pip, and make; everything else is installed into $(VENV).
 #   make train   trains CartPole-v1 and says where the agent, the log and the learning curve are
 #   make test    runs the tests
-#   make reproduce STUDY=cartpole   trains what a study is missing and writes its page (STUDY=all: every study)
+#   make reproduce STUDY=cartpole   trains what a study is missing and writes its page (STUDY=all: every one)
 #   make benchmark                  the same for VPG against A2C, PPO and TRPO
 # Another interpreter: make test PYTHON=python3.12
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         setattr(args, name, getattr(args, name) or default)
     try:
         studies = [read_study(path, args.seeds, args.full, args.tiny) for path in paths_of(args.study)]
-        for study in sorted(studies, key=_steps):  # a page after minutes, and not behind a benchmark of days
+        for study in sorted(studies, key=_steps):  # a page after minutes
             reproduce(study, args)
     except (StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -96,12 +96,14 @@ def paths_of(name: str) -> list[Path]:
     """
     Find the files that a word of the command line means.
 
-    :param name: a path, the name of a study, or ``"all"``
+    :param name: a path, the name of a study, or ``"all"``: those with a page among the studies, and not the benchmark,
+        which is trained for days
     :raises StudyError: for what is none of them
     """
     known = {path.stem: path for path in sorted(STUDIES.glob("*.yml"))}
     if name == "all" and known:
-        return list(known.values())
+        pages = {path: page_name(Section(read_document(path), (), None)) for path in known.values()}
+        return [path for path, page in pages.items() if PurePosixPath(page).parent.name == "studies"]
     if name in known:
         return [known[name]]
     if Path(name).is_file():
