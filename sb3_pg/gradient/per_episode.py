@@ -203,7 +203,7 @@ def all_layers(policy: ActorCriticPolicy, observations: PyTorchObs, actions: th.
     """What the gradients of all of an actor's weights are made of, for multilayer perceptrons.
 
     In the order of the parameters: ``log_std`` if there is one, then weight and bias of each layer of the policy
-    network, then those of action_net. Arguments as in :func:`output_layer`.
+    network, then those of action_net; without those that are frozen. Arguments as in :func:`output_layer`.
 
     :raises ValueError: for any other policy, saying why: see :func:`why_not_layers`
     """
@@ -260,13 +260,14 @@ def _layers_of_piece(policy: ActorCriticPolicy, observations: PyTorchObs, action
     last = score(policy, x, actions)
     hidden = th.autograd.grad(x, outputs[:-1], grad_outputs=last) if len(outputs) > 1 else ()
     factors = []
-    if isinstance(policy.action_dist, DiagGaussianDistribution):
+    if isinstance(policy.action_dist, DiagGaussianDistribution) and policy.log_std.requires_grad:
         with th.no_grad():
             log_std = last * (actions.reshape(x.shape) - x) - 1.0
         factors.append(Factors(log_std.cpu().numpy()))
     layers = [module for module in modules if isinstance(module, nn.Linear)]
     for layer, into, delta in zip(layers, inputs, [*hidden, last], strict=True):
-        factors += _of_linear(layer, into.cpu().numpy(), delta.cpu().numpy())
+        pairs = zip(_of_linear(layer, into.cpu().numpy(), delta.cpu().numpy()), layer.parameters(), strict=True)
+        factors += [factor for factor, parameter in pairs if parameter.requires_grad]
     return factors
 
 

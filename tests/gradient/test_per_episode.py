@@ -228,6 +228,19 @@ def test_gradients_of_all_layers_are_those_of_autograd(action_space: Any, double
     assert relative_error(found, plain_autograd(model, samples, psi, blocks, parameters)) < error
 
 
+@pytest.mark.parametrize("frozen", ["mlp_extractor.policy_net.0.weight", "action_net.bias", "log_std"])
+def test_frozen_weights_are_left_out_of_all_layers(frozen: str) -> None:
+    model, samples = model_and_batch(ACTION_SPACES[0])
+    parameters = [p for p in actor_parameters(model, samples) if p is not model.policy.get_parameter(frozen)]
+    model.policy.get_parameter(frozen).requires_grad_(False)
+    blocks, psi = blocks_and_psi(24)
+    factors = all_layers(model.policy, samples.observations, samples.actions)
+    by_hand = plain_autograd(model, samples, psi, blocks, parameters)
+    slowly = gradients_by_autograd(model.policy, samples.observations, samples.actions, psi, blocks, 3)
+    assert relative_error(gradients_from_factors(factors, psi, blocks, 3), by_hand) < 1e-5
+    assert relative_error(slowly, by_hand) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("observations", "kwargs"),
     [
