@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before NumPy and torch read it
 import argparse
 import json
 import re
+import signal
 import sys
 import tempfile
 import traceback
@@ -120,6 +121,8 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page with the marks; made where there is none")
     parser.add_argument("--json", type=Path, help="write the results there, too")
     arguments = parser.parse_args()
+    # What a shell starts in the background ignores Ctrl-C, and so would everything that is started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faults.preload()
     results = run_scenarios(arguments.only)
     kills = [] if arguments.only else run_kills(arguments.kills, arguments.seed)
