@@ -12,8 +12,8 @@ from rich.console import Console
 from sb3_pg.files import accept_any_text
 from sb3_pg.launch import backend_for
 from sb3_pg.pages import NoMarksError
-from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_name, read_study
-from sb3_pg.study.reading import Section, StudyError, read_document
+from sb3_pg.study.plan import STUDIES, Study, is_of_the_project, page_of, read_study
+from sb3_pg.study.reading import StudyError
 from sb3_pg.study.report import MADE_WITH, plan_named_on, write_index, write_report
 from sb3_pg.study.runner import check, missing, read_all, run_study
 from sb3_pg.tune.errors import suggestion
@@ -102,8 +102,7 @@ def paths_of(name: str) -> list[Path]:
     """
     known = {path.stem: path for path in sorted(STUDIES.glob("*.yml"))}
     if name == "all" and known:
-        pages = {path: page_name(Section(read_document(path), (), None)) for path in known.values()}
-        return [path for path, page in pages.items() if PurePosixPath(page).parent.name == "studies"]
+        return [path for path in known.values() if PurePosixPath(page_of(path)).parent.name == "studies"]
     if name in known:
         return [known[name]]
     if Path(name).is_file():
@@ -132,7 +131,7 @@ def _check_places(study: Study, args: argparse.Namespace) -> None:
         if same_results and not args.report:
             message = f"{path} keeps its results in {args.results / study.name}: rename your file, or give --results"
             raise StudyError(f"{study.path}: {message}")
-        theirs = home["docs"] / page_name(Section(read_document(path), (), None))
+        theirs = home["docs"] / page_of(path)
         if not args.no_report and page.resolve() == theirs.resolve():
             raise StudyError(f"{study.path}: {_belongs(page, path)}")
     named = plan_named_on(there)

@@ -559,6 +559,11 @@ def page_name(top: Section) -> str:
     return top.get("page", str, f"studies/{top.document.path.stem}.md")
 
 
+def page_of(path: Path) -> str:
+    """Page of the study in a file, of which nothing else is checked."""
+    return page_name(Section(read_document(path), (), None))
+
+
 def _page(top: Section) -> str:
     page = page_name(top)
     path = PurePosixPath(page)

@@ -274,11 +274,8 @@ def _numbers(study: Study, results: Results) -> Page:
 
 def _without_an_end(study: Study, results: Results) -> Page:
     """Where the last tenth of the steps is that of no episode."""
-    found: dict[str, list[str]] = {
-        "No episode ended in the last tenth of the steps; what is given is the return of the last ones before": [],
-        "No episode ended in the whole training, so there is no return": [],
-    }
-    earlier, never = found.values()
+    earlier: list[str] = []
+    never: list[str] = []
     for curve in study.curves:
         for env in curve.envs:
             trained = [result for result in results.of(env, curve.name) if not result.failure]
@@ -287,9 +284,13 @@ def _without_an_end(study: Study, results: Results) -> Page:
             for n_seeds, where in ((n_without - n_never, earlier), (n_never, never)):
                 if n_seeds:
                     where.append(f"{curve.label} on {env}, {n_seeds} of {len(trained)} seeds")
-    for what, where in found.items():
-        if where:
-            yield Paragraph(f"{what}: {'; '.join(where)}.")
+    if earlier:
+        yield Paragraph(
+            "No episode ended in the last tenth of the steps; what is given is the return of the last ones before: "
+            f"{'; '.join(earlier)}."
+        )
+    if never:
+        yield Paragraph(f"No episode ended in the whole training, so there is no return: {'; '.join(never)}.")
 
 
 def _score(study: Study, results: Results, env: str, curve: str, measure: str) -> str:

@@ -57,14 +57,14 @@ def _as_plain(block: Block) -> tuple[Block, list[tuple[str, str]]]:
     """
     What a file can hold of a block, and names and values of the rest.
 
-    Arguments of the policy become text, as in the files, where one of them is an object.
+    Arguments of the policy become text, which RL Zoo evaluates, where one of them is an object.
     """
     plain: Block = {}
     others = []
     for key, value in block.items():
         if _is_plain(value):
             plain[key] = value
-        elif isinstance(value, Mapping):
+        elif key == "policy_kwargs" and isinstance(value, Mapping):
             parts = {name: part for name, part in value.items() if _has_text(part)}
             plain[key] = as_text(parts)
             others += [(f"{key}'s {name}", reprlib.repr(part)) for name, part in value.items() if name not in parts]

@@ -116,11 +116,12 @@ def test_the_winners_file_is_a_block_of_the_zoo_with_its_provenance(record: Stud
 
 def test_the_file_says_when_no_trial_beat_the_block_and_what_yaml_cannot_hold(record: StudyRecord) -> None:
     policy = {"net_arch": [8], "optimizer_class": th.optim.SGD, "features_extractor_class": Path}
-    block = {**BLOCK, "estimator": len, "policy_kwargs": policy}
+    block = {**BLOCK, "estimator": len, "policy_kwargs": policy, "env_kwargs": {"draw": len}}
     best = Standing(Candidate(BLOCK_CANDIDATE, block), (SeedResult(1, (1.0,)),), (5.0,))
     text = winner_file(record, EXPERIMENT, rules(), [best], TODAY)
     assert "the block of the file, which no trial beat" in " ".join(text.split())
     assert "# estimator is <built-in function len>: no plain value" in text
+    assert "# env_kwargs is {'draw': <built-in function len>}: no plain value" in text
     assert "# policy_kwargs's features_extractor_class is <class 'pathlib.Path'>: no plain value" in text
     written = {**BLOCK, "policy_kwargs": "dict(net_arch=[8], optimizer_class=th.optim.SGD)"}
     assert yaml.safe_load(text) == {"Planted-v0": written}
